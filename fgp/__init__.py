@@ -1,0 +1,31 @@
+"""FGP (Feature-Gradient-Prune, arXiv 2411.12781) and the tools to prune convolutional networks with it.
+
+    scores = fgp.score(model, batches)
+    plan = fgp.select.match_macs(scores, model, example_input, budget=0.5)
+    small = fgp.prune(model, plan, example_input)
+
+Names are imported on first use, so that `import fgp` does not load torch.
+"""
+
+import importlib
+
+_ATTRIBUTES = {
+    "score": ("fgp.scoring", "score"),
+    "prune": ("fgp.surgery", "prune"),
+    "prunable": ("fgp.surgery", "prunable"),
+    "save": ("fgp.checkpoint", "save"),
+    "load": ("fgp.checkpoint", "load"),
+    "FgpError": ("fgp.errors", "FgpError"),
+}
+_MODULES = ("cost", "data", "models", "select", "train")
+
+__all__ = [*_ATTRIBUTES, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"fgp.{name}")
+    if name in _ATTRIBUTES:
+        module, attribute = _ATTRIBUTES[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'fgp' has no attribute {name!r}")
