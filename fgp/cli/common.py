@@ -1,0 +1,44 @@
+"""Arguments that several subcommands share."""
+
+import argparse
+
+from fgp.errors import FgpError
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --threads."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto (default): cuda where there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
+
+
+def set_up_device(args: argparse.Namespace):  # noqa: ANN201 (torch is imported on use)
+    """Apply --threads and return the torch.device that --device names.
+
+    Raises:
+        FgpError: the device does not exist.
+    """
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise FgpError(f"--device {name}: not available here ({str(error).splitlines()[0]}); use --device cpu") from None
+
+
+def add_tags(parser: argparse.ArgumentParser) -> None:
+    """Add --tag KEY=VALUE, copied into the metrics as they are."""
+    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="an entry for the metrics file; repeatable")
+
+
+def tags(args: argparse.Namespace) -> dict[str, str]:
+    """Return the --tag entries as a dictionary."""
+    pairs = [tag.partition("=") for tag in args.tag]
+    wrong = [key for key, equals, _ in pairs if not equals]
+    if wrong:
+        raise FgpError(f"--tag {wrong[0]}: expected KEY=VALUE")
+    return {key: value for key, _, value in pairs}
