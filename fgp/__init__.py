@@ -10,12 +10,12 @@ Names are imported on first use, so that `import fgp` does not load torch.
 import importlib
 
 _ATTRIBUTES = {
-    "score": ("fgp.scoring", "score"),
-    "prune": ("fgp.surgery", "prune"),
-    "prunable": ("fgp.surgery", "prunable"),
-    "save": ("fgp.checkpoint", "save"),
-    "load": ("fgp.checkpoint", "load"),
-    "FgpError": ("fgp.errors", "FgpError"),
+    "score": "fgp.scoring",
+    "prune": "fgp.surgery",
+    "prunable": "fgp.surgery",
+    "save": "fgp.checkpoint",
+    "load": "fgp.checkpoint",
+    "FgpError": "fgp.errors",
 }
 _MODULES = ("cost", "data", "models", "select", "train")
 
@@ -26,6 +26,5 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f"fgp.{name}")
     if name in _ATTRIBUTES:
-        module, attribute = _ATTRIBUTES[name]
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
     raise AttributeError(f"module 'fgp' has no attribute {name!r}")

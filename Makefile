@@ -1,0 +1,35 @@
+# make demo: set up, run the demo, say where the results lie.   make test: set up, run the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= 2
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test test-fast lint schema environment clean
+
+demo: environment
+	snakemake all --cores $(CORES) --configfile config/demo.yaml
+
+test: environment
+	pytest
+
+test-fast: environment
+	pytest -m "not slow"
+
+lint: environment
+	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
+	snakemake --lint --configfile config/demo.yaml
+
+schema: environment
+	python -m fgp_workflow.config_docs
+
+environment: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf results/demo $(VENV)

@@ -1,0 +1,67 @@
+import pytest
+from fgp_workflow import codehash
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    files = {
+        "fgp/__init__.py": "",
+        "fgp/train.py": "from fgp.data import load\ndef fit():\n    import fgp.loss\n",
+        "fgp/loss.py": "import json\n",
+        "fgp/plot.py": "from fgp import colours\n",
+        "fgp/colours.py": "",
+        "fgp/data/__init__.py": '_ATTRIBUTES = {"load": "fgp.data.loading"}\n',
+        "fgp/data/loading.py": "",
+        "fgp/data/source.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(codehash, "ROOT", tmp_path)
+    monkeypatch.setattr(codehash, "PACKAGES", {"fgp": tmp_path / "fgp"})
+    yield tmp_path
+    clear()
+
+
+def clear():
+    for function in (codehash._files, codehash._imports, codehash._lazy):
+        function.cache_clear()
+
+
+def hashes():
+    clear()
+    return {stage: codehash.of(f"fgp.{stage}") for stage in ("train", "plot")}
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("fgp/loss.py", {"train"}),
+        ("fgp/train.py", {"train"}),
+        ("fgp/colours.py", {"plot"}),
+        ("fgp/plot.py", {"plot"}),
+        ("fgp/__init__.py", {"train", "plot"}),
+        ("fgp/other.py", set()),
+        ("fgp/data/loading.py", {"train"}),
+        ("fgp/data/source.py", set()),
+    ],
+)
+def test_an_edit_changes_the_stages_that_run_it_and_no_other(project, file, changed):
+    before = hashes()
+    (project / file).write_text("edited = True\n" + ("import fgp.loss\n" if file == "fgp/train.py" else ""))
+    after = hashes()
+    assert {stage for stage in before if before[stage] != after[stage]} == changed
+
+
+def test_the_real_stages_contain_what_they_run():
+    def modules(entry):
+        files = set()
+        codehash._add(entry, files)
+        return {path.relative_to(codehash.ROOT).as_posix() for path in files}
+
+    assert {"fgp/train/loop.py", "fgp/models/vgg.py", "fgp/data/dataset.py"} <= modules("fgp.cli.train")
+    assert not {"fgp/data/scenes.py", "baselines/l1.py"} & modules("fgp.cli.train")
+    assert "fgp/scoring/__init__.py" not in modules("fgp.cli.train")
+    assert "fgp/train/loop.py" not in modules("fgp_workflow.tables")
+    assert "fgp/scoring/__init__.py" in modules("baselines.fgp")

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from fgp.errors import FgpError
+from fgp_workflow import config_docs
+from fgp_workflow.commands import Commands
+from fgp_workflow.config import load
+from fgp_workflow.grid import Cell, Grid
+
+ROOT = Path(__file__).parents[1]
+
+
+def demo() -> dict:
+    return yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+
+
+def grid(**changes) -> Grid:
+    return Grid(load({**demo(), **changes}, "demo.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_project_is_legal(path):
+    load(yaml.safe_load(path.read_text()), path.name)
+
+
+def set_in(raw: dict, key: str, value: object) -> dict:
+    *sections, last = key.split("/")
+    place = raw
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("methods", ["fgp", "fgpm"], r"methods: unknown 'fgpm'; did you mean .*fpgm"),
+        ("tasks/digits-vgg16/network", "vgg61", r"tasks\.digits-vgg16\.network: unknown 'vgg61'; did you mean vgg16"),
+        ("tasks/digits-vgg16/dataset", "digit32", r"tasks\.digits-vgg16\.dataset: unknown 'digit32'; did you mean digits32"),
+        ("datasets/digits32/source", "digit", r"datasets\.digits32\.source: unknown 'digit'; did you mean digits"),
+        ("sseds", [0], r"sseds: unknown key; did you mean seeds"),
+        ("tasks/digits-vgg16/widht", 1, r"tasks\.digits-vgg16\.widht: unknown key; did you mean width"),
+        ("recipes/digits/epoch", 3, r"recipes\.digits\.epoch: unknown key; did you mean epochs"),
+        ("figures/fig4/shares", 0.3, r"figures\.fig4\.shares: unknown key; did you mean share"),
+        ("tasks/digits-vgg16/k", {"FGP*": 1.5}, r"tasks\.digits-vgg16\.k\.FGP\*: .*less than or equal to 1"),
+        ("tasks/digits-vgg16/k", {"FGP*": 0}, r"tasks\.digits-vgg16\.k\.FGP\*: .*greater than 0"),
+        ("seeds", [], r"seeds: "),
+        ("tasks/digits-vgg16/dataset", "scenes", r"vgg16 is a classification network, scenes a segmentation data set"),
+        ("methods", ["l1", "scratch-e"], r"methods: scratch-e needs the plans of: unknown 'fgp'"),
+        ("figures/fig3a/task", "digits", r"figures\.fig3a\.task: unknown 'digits'"),
+        ("figures/fig3b/task", "scenes-segnet", r"figures\.fig3b\.task: scenes-segnet is no classification task"),
+        ("run", "../elsewhere", r"run: "),
+    ],
+)
+def test_a_wrong_configuration_names_file_key_and_closest_values(key, value, message):
+    with pytest.raises(FgpError, match=r"^demo\.yaml: ") as error:
+        load(set_in(demo(), key, value), "demo.yaml")
+    assert error.match(message)
+
+
+def test_schema_and_reference_page_are_up_to_date():
+    for path, text in config_docs.files().items():
+        assert path.read_text() == text, f"{path.name} is stale: run `make schema`"
+
+
+def test_grid_holds_tables_and_figures_without_duplicates():
+    cells = grid().cells
+    assert len(cells) == len(set(cells))
+    vgg = {cell.path for cell in cells if cell.task == "digits-vgg16"}
+    assert {"fgp/cumulative-0.35", "fgp/macs-0.2368", "l1/macs-0.2655", "scratch-b/macs-0.2368", "fgp/peak-rand-0.30-of-0.50"} <= vgg
+    assert {cell.path for cell in cells if cell.task == "digits-vgg16-c4"} == {"fgp/cumulative-0.40"}
+
+
+def test_class_sweep_cuts_the_data_set():
+    made = grid()
+    assert made.tasks["digits-vgg16-c4"].dataset == "digits32-c4"
+    assert made.datasets["digits32-c4"].classes == 4
+    assert made.datasets["digits32"].classes is None
+
+
+def test_printed_budget_of_one_method_adds_a_cell_for_that_method_only():
+    raw = set_in(demo(), "tasks/digits-vgg16/at_printed", {"slimming": 0.52})
+    extra = set(Grid(load(raw, "x")).cells) - set(grid().cells)
+    assert extra == {Cell("digits-vgg16", "slimming", "macs-0.5200")}
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_batches_hold_every_cell_once_and_one_task_and_method_each(size):
+    made = grid(cells_per_job=size)
+    batches = list(made.batches())
+    assert [cell for batch in batches for cell in batch] == made.cells
+    assert all(len({(cell.task, cell.method) for cell in batch}) == 1 and len(batch) <= size for batch in batches)
+
+
+def test_commands_of_a_cell_plan_prune_and_fine_tune_in_one_process():
+    commands = Commands(grid())
+    words = commands.cells([Cell("digits-vgg16", "slimming", "macs-0.2368")], 1).split()
+    assert [words[0], *(after for word, after in zip(words, words[1:], strict=False) if word == "then")] == ["plan", "prune", "finetune"]
+    assert words[words.index("--rule") + 1] == "global"
+    assert "results/demo/digits-vgg16/seed1/slimming/sparse/model.safetensors" in words
+
+
+def test_scratch_control_copies_the_plan_and_trains():
+    words = Commands(grid()).cells([Cell("digits-vgg16", "scratch-b", "macs-0.2368")], 0).split()
+    assert "results/demo/digits-vgg16/seed0/fgp/macs-0.2368/plan.json" in words
+    assert words[words.index("--epochs-scale") + 1] == "flops"
+    assert "finetune" not in words
+
+
+def test_sparse_training_has_its_regulariser():
+    words = Commands(grid()).train("digits-resnet50", 0, "slimming", "sparse").split()
+    assert words[words.index("--regulariser") + 1] == "slimming"
+    assert "strength=1e-05" in words

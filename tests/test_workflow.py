@@ -1,0 +1,139 @@
+"""The DAG as users run it, in copies of the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "run": "tiny",
+    "device": "cpu",
+    "cells_per_job": 50,
+    "seeds": [0],
+    "datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 300, "test_limit": 100}},
+    "recipes": {"short": {"epochs": 1, "batch_size": 50, "lr": 0.05}},
+    "tasks": {
+        "digits-vgg16": {
+            "dataset": "digits",
+            "network": "vgg16",
+            "width": 0.0625,
+            "recipe": "short",
+            "finetune": "short",
+            "k": {"FGP+": 0.4},
+            "budgets": {"FGP+": 0.5},
+            "paper": {"table": "T1", "backbone": "VGG-16", "column": "acc_cifar10"},
+        }
+    },
+    "methods": ["fgp", "l1", "slimming", "scratch-e"],
+    "latency": {"batch_sizes": [1, 8], "seconds": 0.05},
+    "figures": {"fig3a": {"task": "digits-vgg16", "k": [0.4, 0.8]}},
+}
+TOY = '''"""Toy: keeps the filters with the largest maximum. Paper: none. Source: this test."""
+
+from fgp.methods import Method
+
+METHOD = Method(label="Toy criterion", needs=frozenset({"weights"}))
+
+
+def score(model, batches, seed):
+    import torch
+
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    return {name: conv.weight.detach().flatten(1).amax(1).sub(conv.weight.detach().min()) for name, conv in convolutions.items()}
+'''
+
+
+class Project:
+    """A copy of the project's files in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.configure(TINY)
+
+    def configure(self, config: dict) -> None:
+        (self.folder / "config/tiny.yaml").write_text(yaml.safe_dump(config))
+
+    def snakemake(self, *words: str) -> subprocess.CompletedProcess:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "workflow")]),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        }
+        command = ["snakemake", *words, "--configfile", "config/tiny.yaml"]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("methods", ["fgp", "fgpm"], "methods: unknown 'fgpm'; did you mean fpgm"),
+        ("sseds", [0], "sseds: unknown key; did you mean seeds"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_when_the_dag_is_built(project, key, value, message):
+    project.configure({**TINY, key: value})
+    done = project.snakemake("--cores", "1", "--dry-run")
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "config/tiny.yaml" in done.stderr + done.stdout
+    assert not (project.folder / "results/tiny").exists()
+
+
+def test_the_papers_dag_is_planned_from_the_default_configuration(tmp_path):
+    project = Project(tmp_path)
+    (project.folder / "config/tiny.yaml").write_text((ROOT / "config/config.yaml").read_text())
+    done = project.snakemake("--cores", "8", "--resources", "gpu=1", "all_tables", "--dry-run", "--quiet", "rules")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_toy_method_is_one_file_and_one_word(project):
+    (project.folder / "baselines/toy.py").write_text(TOY)
+    project.configure({**TINY, "methods": [*TINY["methods"], "toy"]})
+    done = project.snakemake("--cores", "2", "--resources", "gpu=1", "all_tables")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "Toy criterion" in (project.folder / "results/tiny/tables/table1.md").read_text()
+    cells = pd.read_csv(project.folder / "results/tiny/cells.csv")
+    assert set(cells.method) == {"dense", "fgp", "l1", "slimming", "scratch-e", "toy"}
+    assert cells[cells.method == "toy"].macs_remaining_percent.between(40, 60).all()
+
+    again = project.snakemake("--cores", "2", "all_tables")
+    assert "Nothing to be done" in again.stderr + again.stdout
+
+    figure = project.snakemake("--cores", "2", "results/tiny/figures/fig3a.png")
+    assert figure.returncode == 0, figure.stderr
+    assert (project.folder / "results/tiny/figures/fig3a.png").stat().st_size > 10_000
+
+    source = project.folder / "fgp/train/loss.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    planned = project.snakemake("--cores", "2", "--dry-run", "all_tables").stdout
+    assert "rule dense" in planned
+    assert "rule data" not in planned
+
+
+@pytest.mark.slow
+def test_a_failing_training_stops_its_dependants_and_leaves_no_result(project):
+    project.configure({**TINY, "recipes": {"short": {"epochs": 1, "batch_size": 50, "lr": 1e30}}})
+    done = project.snakemake("--cores", "2", "all_tables")
+    assert done.returncode != 0
+    assert "lr" in done.stderr + done.stdout
+    assert not list((project.folder / "results/tiny").rglob("metrics.json"))
+    assert not list((project.folder / "results/tiny").rglob("model.safetensors"))

@@ -1,0 +1,218 @@
+"""The configuration: what may stand in a `config/*.yaml`, checked when the DAG is built."""
+
+import difflib
+from typing import Annotated, Literal
+
+import baselines
+from fgp.data.preparing import SOURCES
+from fgp.errors import FgpError
+from fgp.models.names import NETWORKS
+from fgp.train.recipe import Recipe
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(_Section):
+    """Where images come from and how they are prepared."""
+
+    source: str = Field(description="digits, scenes, cifar10, cifar100, camvid, cityscapes or folder:<name>")
+    size: int | tuple[int, int] | None = Field(None, description="resize to this side, or [height, width], in pixels; null: as they are")
+    classes: int | None = Field(None, ge=2, description="keep only the first so many classes (classification)")
+    train_limit: int | None = Field(None, ge=1, description="use only so many training images")
+    test_limit: int | None = Field(None, ge=1, description="use only so many test images")
+    download: bool = Field(False, description="download the official archive where the data root lacks it")
+
+
+class Printed(_Section):
+    """Where the paper prints this task."""
+
+    table: Literal["T1", "T2"]
+    backbone: str = Field(description="the backbone as printed: VGG-16, ResNet-50, SegNet")
+    column: str = Field(description="T1: acc_cifar10 or acc_cifar100; T2: the data set's name")
+
+
+class Task(_Section):
+    """A dataset, a network and the recipes to train and fine-tune it."""
+
+    dataset: str = Field(description="a key of `datasets`")
+    network: str = Field(description="a network of fgp.models")
+    width: float = Field(1.0, gt=0, description="multiplier of every channel count")
+    recipe: str = Field(description="a key of `recipes`, for training")
+    finetune: str = Field(description="a key of `recipes`, for fine-tuning after pruning")
+    tied: bool = Field(False, description="prune residual streams too, coupled layers as one")
+    k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
+    budgets: dict[str, Share] = Field(
+        {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
+    )
+    at_printed: dict[str, Share] = Field({}, description="method -> share of MACs at which the paper prints it, where not a budget")
+    regulariser: dict[str, dict[str, float]] = Field({}, description="options of sparse training: method -> option -> value")
+    paper: Printed | None = Field(None, description="the printed rows to show beside ours")
+
+
+class Scoring(_Section):
+    """What the criteria look at."""
+
+    images: int | None = Field(None, ge=1, description="training images used, drawn evenly over the classes; null: all of them")
+    batch_size: int = Field(128, ge=1, description="images a forward pass")
+
+
+class Latency(_Section):
+    """How inference speed is measured."""
+
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 128), description="images a forward pass")
+    seconds: float = Field(1.0, gt=0, description="measuring time for each network and batch size")
+    threads: int = Field(1, ge=1, description="CPU threads of the measured network")
+
+
+class Figure1(_Section):
+    """Heat maps of channels by class."""
+
+    task: str
+    classes: int = Field(3, ge=1)
+    channels: int = Field(6, ge=1)
+
+
+class Figure3a(_Section):
+    """Share k of the scores kept, against accuracy and speed."""
+
+    task: str
+    k: tuple[Share, ...]
+
+
+class Figure3b(_Section):
+    """Number of classes, against the gap to the dense network."""
+
+    task: str
+    classes: tuple[Annotated[int, Field(ge=2)], ...]
+    k: Share
+
+
+class Figure4(_Section):
+    """Ways to choose the channels that stay."""
+
+    tasks: tuple[str, ...]
+    k: Share = Field(description="k of cumulative(k)")
+    share: Share = Field(description="share of the channels that the other selections keep")
+    of: Share = Field(0.5, description="share of best or worst channels that the random selections draw from")
+
+
+class Figures(_Section):
+    """The figures to draw; a figure left out is not drawn."""
+
+    fig1: Figure1 | None = None
+    fig3a: Figure3a | None = None
+    fig3b: Figure3b | None = None
+    fig4: Figure4 | None = None
+
+
+class Config(_Section):
+    """One experiment: everything below `results/<run>/`."""
+
+    run: Name = Field(description="name of the folder below results/")
+    data_root: str | None = Field(None, description="folder with the data sets; null: the environment variable FGP_DATA")
+    device: str = Field("auto", description="cpu, cuda or auto")
+    threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job")
+    cells_per_job: int = Field(1, ge=1, description="cells of one task, seed and method that share a process")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    datasets: dict[Name, Dataset]
+    recipes: dict[Name, Recipe]
+    tasks: dict[Name, Task] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(description="files of baselines/, written with hyphens")
+    scoring: Scoring = Scoring()
+    latency: Latency = Latency()
+    figures: Figures = Figures()
+
+
+def load(raw: dict, file: str) -> Config:
+    """Check a configuration read from `file`.
+
+    Raises:
+        FgpError: a key is unknown or missing, or a value is illegal; the message names the file, the key and the closest legal values.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = "".join(f"\n  {_explain(detail)}" for detail in error.errors())
+        raise FgpError(f"{file}: the configuration is wrong:{lines}") from None
+    for key, value, legal in _references(config):
+        if value not in legal:
+            raise FgpError(f"{file}: {key}: unknown {value!r}; {_closest(value, legal)}")
+    _check_consistency(config, file)
+    return config
+
+
+def _references(config: Config):
+    """Yield (key, value, legal values) for every name that must exist elsewhere."""
+    for name, dataset in config.datasets.items():
+        if not dataset.source.startswith("folder:"):
+            yield f"datasets.{name}.source", dataset.source, [*SOURCES, "folder:<name>"]
+    for name, task in config.tasks.items():
+        yield f"tasks.{name}.dataset", task.dataset, config.datasets
+        yield f"tasks.{name}.network", task.network, NETWORKS
+        yield f"tasks.{name}.recipe", task.recipe, config.recipes
+        yield f"tasks.{name}.finetune", task.finetune, config.recipes
+        for key in ("at_printed", "regulariser"):
+            for method in getattr(task, key):
+                yield f"tasks.{name}.{key}", method, config.methods
+    methods = baselines.discover()
+    for method in config.methods:
+        yield "methods", method, methods
+    for method in config.methods:
+        source = methods[method].METHOD.plan_of
+        if source is not None:
+            yield f"methods: {method} needs the plans of", source, config.methods
+    for figure in ("fig1", "fig3a", "fig3b"):
+        if section := getattr(config.figures, figure):
+            yield f"figures.{figure}.task", section.task, config.tasks
+    if config.figures.fig4:
+        for task in config.figures.fig4.tasks:
+            yield "figures.fig4.tasks", task, config.tasks
+
+
+def _check_consistency(config: Config, file: str) -> None:
+    for name, task in config.tasks.items():
+        wanted = NETWORKS[task.network].task
+        given = "segmentation" if config.datasets[task.dataset].source in SEGMENTATION_SOURCES else "classification"
+        if wanted != given:
+            raise FgpError(f"{file}: tasks.{name}: {task.network} is a {wanted} network, {task.dataset} a {given} data set")
+    tasks = {NETWORKS[task.network].task for task in config.tasks.values()}
+    for method in config.methods:
+        meant_for = baselines.get(method).METHOD.tasks
+        if not tasks & meant_for:
+            raise FgpError(f"{file}: methods: {method} is meant for {', '.join(sorted(meant_for))}, and no task is of that kind")
+    if config.figures.fig3b and NETWORKS[config.tasks[config.figures.fig3b.task].network].task != "classification":
+        raise FgpError(f"{file}: figures.fig3b.task: {config.figures.fig3b.task} is no classification task")
+
+
+def _explain(detail: dict) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_closest(str(detail['loc'][-1]), _fields(detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {detail['msg']} (found {detail['input']!r})"
+
+
+def _fields(location: tuple) -> list[str]:
+    """Return the legal keys of the section at `location`."""
+    section = {"datasets": Dataset, "recipes": Recipe, "tasks": Task, "scoring": Scoring, "latency": Latency, "figures": Figures}
+    figures = {"fig1": Figure1, "fig3a": Figure3a, "fig3b": Figure3b, "fig4": Figure4}
+    if not location:
+        return list(Config.model_fields)
+    if location[-1] == "paper":
+        return list(Printed.model_fields)
+    model = figures.get(location[-1], section.get(location[0], Config))
+    return list(model.model_fields)
+
+
+def _closest(value: str, legal) -> str:
+    legal = list(legal)
+    close = difflib.get_close_matches(value, legal, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"legal: {', '.join(legal)}"

@@ -1,0 +1,125 @@
+"""The cells that a configuration asks for: (task, seed, method, selection)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, islice
+
+import baselines
+from fgp.models.names import NETWORKS
+
+from fgp_workflow.config import Config, Dataset, Task
+
+DENSE = ("dense", "unpruned")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network that is pruned, fine-tuned and measured, for every seed."""
+
+    task: str
+    method: str
+    selection: str
+
+    @property
+    def path(self) -> str:
+        """The cell's folder below `<task>/seed<S>/`."""
+        return f"{self.method}/{self.selection}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything a configuration asks for, tasks of the class sweep (Figure 3b) included."""
+
+    config: Config
+
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """Data sets by name, those cut to fewer classes included."""
+        datasets = dict(self.config.datasets)
+        for task, classes in self._sweep():
+            dataset = self.config.tasks[task].dataset
+            datasets[f"{dataset}-c{classes}"] = datasets[dataset].model_copy(update={"classes": classes})
+        return datasets
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Tasks by name, those of the class sweep included."""
+        tasks = dict(self.config.tasks)
+        for name, classes in self._sweep():
+            task = tasks[name]
+            tasks[f"{name}-c{classes}"] = task.model_copy(
+                update={"dataset": f"{task.dataset}-c{classes}", "k": {}, "budgets": {}, "at_printed": {}, "paper": None}
+            )
+        return tasks
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All pruned cells, each once, the ones of a task and method side by side."""
+        wanted = [*self._table_cells(), *self._figure_cells()]
+        return sorted(dict.fromkeys(wanted), key=lambda cell: (cell.task, cell.method, cell.selection))
+
+    @property
+    def tables(self) -> list[int]:
+        """Numbers of the paper's tables that the tasks fill."""
+        printed = [(task.paper.table, task.network) for task in self.config.tasks.values() if task.paper]
+        wanted = {1: ("T1", None), 2: ("T2", None), 3: ("T1", "vgg16")}
+        return [
+            number
+            for number, (table, network) in wanted.items()
+            if any(table == of and network in (None, built) for of, built in printed)
+        ]
+
+    def cells_of(self, task: str) -> list[Cell]:
+        """The pruned cells of one task."""
+        return [cell for cell in self.cells if cell.task == task]
+
+    def batches(self) -> Iterator[list[Cell]]:
+        """Cells of one task and method, at most `cells_per_job` together: what one process does."""
+        for _, cells in groupby(self.cells, key=lambda cell: (cell.task, cell.method)):
+            while batch := list(islice(cells, self.config.cells_per_job)):
+                yield batch
+
+    def folders(self) -> list[str]:
+        """The folder of every cell below `results/<run>/`, dense ones included, all seeds."""
+        return [
+            f"{task}/seed{seed}/{path}"
+            for task in self.tasks
+            for seed in self.config.seeds
+            for path in ["/".join(DENSE), *(cell.path for cell in self.cells_of(task))]
+        ]
+
+    def _sweep(self) -> Iterator[tuple[str, int]]:
+        if sweep := self.config.figures.fig3b:
+            for classes in sweep.classes:
+                yield sweep.task, classes
+
+    def _table_cells(self) -> Iterator[Cell]:
+        for name, task in self.config.tasks.items():
+            for method in self.config.methods:
+                facts = baselines.get(method).METHOD
+                if NETWORKS[task.network].task not in facts.tasks:
+                    continue
+                if method == "fgp":
+                    yield from (Cell(name, method, f"cumulative-{k:.2f}") for k in task.k.values())
+                shares = [*task.budgets.values(), *(share for key, share in task.at_printed.items() if key == method)]
+                yield from (Cell(name, method, f"macs-{share:.4f}") for share in shares)
+
+    def _figure_cells(self) -> Iterator[Cell]:
+        figures = self.config.figures
+        if figures.fig1:
+            yield Cell(figures.fig1.task, "fgp", self.figure1_selection)
+        if figures.fig3a:
+            yield from (Cell(figures.fig3a.task, "fgp", f"cumulative-{k:.2f}") for k in figures.fig3a.k)
+        for task, classes in self._sweep():
+            yield Cell(f"{task}-c{classes}", "fgp", f"cumulative-{figures.fig3b.k:.2f}")
+        if figures.fig4:
+            k, share, of = figures.fig4.k, figures.fig4.share, figures.fig4.of
+            ways = [f"cumulative-{k:.2f}", f"peak-{share:.2f}", f"bottom-{share:.2f}", f"rand-{share:.2f}"]
+            ways += [f"{end}-rand-{share:.2f}-of-{of:.2f}" for end in ("peak", "bottom")]
+            yield from (Cell(task, "fgp", way) for task in figures.fig4.tasks for way in ways)
+
+    @property
+    def figure1_selection(self) -> str:
+        """The plan whose kept channels Figure 1 marks: FGP as defined, at the largest k of the task."""
+        return f"cumulative-{max(self.config.tasks[self.config.figures.fig1.task].k.values()):.2f}"

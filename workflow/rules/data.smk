@@ -1,0 +1,16 @@
+rule data:
+    output:
+        f"{ROOT}/data/{{dataset}}.safetensors",
+    params:
+        flags=lambda wildcards: COMMANDS.data(wildcards.dataset),
+        code=stage_code("fgp.cli.data"),
+    log:
+        f"{ROOT}/logs/data/{{dataset}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/data/{{dataset}}.tsv"
+    conda:
+        "../../environment.yml"
+    message:
+        "prepare {wildcards.dataset}"
+    shell:
+        "python -m fgp data {params.flags} --out {output} > {log} 2>&1"

@@ -1,0 +1,25 @@
+rule dense:
+    input:
+        data=lambda wildcards: COMMANDS.data_file(wildcards.task),
+    output:
+        weights=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/model.safetensors",
+        metrics=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/metrics.json",
+        curve=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/curve.csv",
+    params:
+        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
+        code=stage_code("fgp.cli.train"),
+    log:
+        f"{ROOT}/logs/dense/{{task}}-seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/dense/{{task}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.threads
+    priority: 10
+    resources:
+        gpu=GPU,
+    message:
+        "train {wildcards.task} seed {wildcards.seed}"
+    shell:
+        "python -m fgp train --data {input.data} {params.flags}"
+        " --out {output.weights} --metrics {output.metrics} --curve {output.curve} > {log} 2>&1"

@@ -1,0 +1,57 @@
+rule figure:
+    input:
+        cells=f"{ROOT}/cells.csv",
+        config=f"{ROOT}/config.yaml",
+    output:
+        f"{ROOT}/figures/fig{{figure}}.pdf",
+        report(
+            f"{ROOT}/figures/fig{{figure}}.png",
+            caption="../report/fig{figure}.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    params:
+        stem=lambda wildcards: f"{ROOT}/figures/fig{wildcards.figure}",
+        code=stage_code("fgp_workflow.figures"),
+    wildcard_constraints:
+        figure="3a|3b|4",
+    log:
+        f"{ROOT}/logs/figures/fig{{figure}}.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "figure {wildcards.figure}"
+    shell:
+        "python -m fgp_workflow.figures --cells {input.cells} --config {input.config}"
+        " --figure {wildcards.figure} --out-stem {params.stem} > {log} 2>&1"
+
+
+if CONFIG.figures.fig1:
+
+    rule heat_maps:
+        input:
+            data=COMMANDS.data_file(CONFIG.figures.fig1.task),
+            weights=COMMANDS.dense_weights(CONFIG.figures.fig1.task, "fgp", CONFIG.seeds[0]),
+            plan=f"{COMMANDS.folder(CONFIG.figures.fig1.task, CONFIG.seeds[0], 'fgp', GRID.figure1_selection)}/plan.json",
+            scores=f"{COMMANDS.folder(CONFIG.figures.fig1.task, CONFIG.seeds[0], 'fgp')}/scores.safetensors",
+        output:
+            f"{ROOT}/figures/fig1.pdf",
+            report(
+                f"{ROOT}/figures/fig1.png",
+                caption="../report/fig1.rst",
+                category="Figures",
+                labels={"figure": "1"},
+            ),
+        params:
+            stem=f"{ROOT}/figures/fig1",
+            flags=f"--classes {CONFIG.figures.fig1.classes} --channels {CONFIG.figures.fig1.channels}",
+            code=stage_code("fgp_workflow.figures"),
+        log:
+            f"{ROOT}/logs/figures/fig1.log",
+        conda:
+            "../../environment.yml"
+        message:
+            "figure 1"
+        shell:
+            "python -m fgp_workflow.figures --figure 1 --data {input.data} --weights {input.weights} --plan {input.plan}"
+            " --scores {input.scores} {params.flags} --out-stem {params.stem} > {log} 2>&1"

@@ -1,0 +1,60 @@
+# Latency takes every core, so that nothing runs beside it.
+
+
+rule latency:
+    input:
+        data=lambda wildcards: COMMANDS.data_file(wildcards.task),
+        weights=lambda wildcards: COMMANDS.networks(wildcards.task, wildcards.seed).values(),
+    output:
+        f"{ROOT}/{{task}}/seed{{seed}}/latency.json",
+    params:
+        flags=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
+        code=stage_code("fgp.cli.measure"),
+    log:
+        f"{ROOT}/logs/latency/{{task}}-seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/latency/{{task}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores or 1
+    resources:
+        gpu=GPU,
+    message:
+        "measure {wildcards.task} seed {wildcards.seed}"
+    shell:
+        "python -m fgp measure --data {input.data} {params.flags} --out {output} > {log} 2>&1"
+
+
+rule collect:
+    input:
+        metrics=[f"{ROOT}/{folder}/metrics.json" for folder in GRID.folders()],
+        latency=expand(f"{ROOT}/{{task}}/seed{{seed}}/latency.json", task=GRID.tasks, seed=CONFIG.seeds),
+        config=f"{ROOT}/config.yaml",
+    output:
+        f"{ROOT}/cells.csv",
+    params:
+        root=ROOT,
+        code=stage_code("fgp_workflow.collect"),
+    log:
+        f"{ROOT}/logs/collect.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "collect the cells"
+    shell:
+        "python -m fgp_workflow.collect --root {params.root} --config {input.config} --out {output} > {log} 2>&1"
+
+
+rule resolved_config:
+    output:
+        f"{ROOT}/config.yaml",
+    params:
+        text=resolved_config(),
+    log:
+        f"{ROOT}/logs/config.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "write the resolved configuration"
+    shell:
+        "printf %s {params.text:q} > {output} 2> {log}"

@@ -1,0 +1,33 @@
+rule table:
+    input:
+        cells=f"{ROOT}/cells.csv",
+        config=f"{ROOT}/config.yaml",
+        printed=f"{workflow.basedir}/results/paper/tables.yaml",
+    output:
+        report(
+            f"{ROOT}/tables/table{{table}}.csv",
+            caption="../report/table{table}.rst",
+            category="Tables",
+            labels={"table": "{table}", "format": "CSV"},
+        ),
+        report(
+            f"{ROOT}/tables/table{{table}}.md",
+            caption="../report/table{table}.rst",
+            category="Tables",
+            labels={"table": "{table}", "format": "Markdown"},
+        ),
+        f"{ROOT}/tables/table{{table}}.tex",
+    params:
+        folder=f"{ROOT}/tables",
+        code=stage_code("fgp_workflow.tables"),
+    wildcard_constraints:
+        table="[123]",
+    log:
+        f"{ROOT}/logs/tables/table{{table}}.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "table {wildcards.table}"
+    shell:
+        "python -m fgp_workflow.tables --cells {input.cells} --config {input.config}"
+        " --table {wildcards.table} --out-dir {params.folder} > {log} 2>&1"
