@@ -120,14 +120,14 @@ class Config(_Section):
     device: str = Field("auto", description="cpu, cuda or auto")
     threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job")
     cells_per_job: int = Field(1, ge=1, description="cells of one task, seed and method that share a process")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    datasets: dict[Name, Dataset]
-    recipes: dict[Name, Recipe]
-    tasks: dict[Name, Task] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="one run of everything each")
+    datasets: dict[Name, Dataset] = Field(description="data sets by name")
+    recipes: dict[Name, Recipe] = Field(description="training recipes by name")
+    tasks: dict[Name, Task] = Field(min_length=1, description="tasks by name; the name is a folder below results/<run>/")
     methods: tuple[str, ...] = Field(description="files of baselines/, written with hyphens")
-    scoring: Scoring = Scoring()
-    latency: Latency = Latency()
-    figures: Figures = Figures()
+    scoring: Scoring = Field(Scoring(), description="what the criteria look at")
+    latency: Latency = Field(Latency(), description="how inference speed is measured")
+    figures: Figures = Field(Figures(), description="the figures to draw; one left out is not drawn")
 
 
 def load(raw: dict, file: str) -> Config:
@@ -150,6 +150,7 @@ def load(raw: dict, file: str) -> Config:
 
 def _references(config: Config):
     """Yield (key, value, legal values) for every name that must exist elsewhere."""
+    methods = baselines.discover()
     for name, dataset in config.datasets.items():
         if not dataset.source.startswith("folder:"):
             yield f"datasets.{name}.source", dataset.source, [*SOURCES, "folder:<name>"]
@@ -160,8 +161,7 @@ def _references(config: Config):
         yield f"tasks.{name}.finetune", task.finetune, config.recipes
         for key in ("at_printed", "regulariser"):
             for method in getattr(task, key):
-                yield f"tasks.{name}.{key}", method, config.methods
-    methods = baselines.discover()
+                yield f"tasks.{name}.{key}", method, methods
     for method in config.methods:
         yield "methods", method, methods
     for method in config.methods:

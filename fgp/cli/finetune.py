@@ -1,0 +1,46 @@
+"""Fine-tune a pruned network and measure it before and after
+
+The weights are those of the last epoch; nothing is chosen by the test images. The metrics compare the network with the dense
+one of the same name and width.
+"""
+
+import argparse
+from pathlib import Path
+
+from fgp.cli import common, training
+from fgp.train.recipe import Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this subcommand."""
+    parser.add_argument("--weights", required=True, metavar="FILE", help="pruned network (`fgp prune`)")
+    parser.add_argument("--scores", metavar="FILE", help="scores it was pruned by (`fgp score`), for the time that scoring took")
+    training.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, fine-tune, evaluate again, write weights, curve and metrics."""
+    recipe = Recipe.from_args(args)
+    device = common.set_up_device(args)
+    import fgp
+    from fgp import data
+    from fgp.evaluate import evaluate
+    from fgp.train import result
+    from fgp.train.loop import fit
+
+    tags = training.tags(args, "pruned", Path(args.weights).stem)
+    dataset = data.load(args.data)
+    recipe.check_task(dataset.task)
+    model = fgp.load(args.weights)
+    result.check_fits(model, dataset, args.weights)
+    score_seconds = _seconds(args.scores) if args.scores else None
+    before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+    history = fit(model, dataset.train, dataset, recipe, args.seed, device, label=training.label(tags, args.seed))
+    after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+    training.write(args, model, recipe, dataset, history, device, tags, before=before, after=after, score_seconds=score_seconds)
+
+
+def _seconds(scores: str) -> float | None:
+    from fgp.scoring.files import load_scores
+
+    return load_scores(scores)[1].get("seconds")

@@ -1,0 +1,187 @@
+"""The training loop."""
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fgp.errors import FgpError
+from fgp.files import atomic
+from fgp.train import loss as losses
+from fgp.train.augment import Augmentation
+from fgp.train.recipe import Recipe
+
+_TRAIN_METRIC = {"classification": "top-1", "segmentation": "pixel accuracy"}
+
+
+@dataclass
+class History:
+    """What happened in training; one entry an epoch in every list.
+
+    Attributes:
+        metric: name of the running metric, "top-1" or "pixel accuracy".
+        rates: learning rate at the first step.
+        losses: mean over the images of what is minimised, regulariser included.
+        scores: running metric on the augmented training images, in percent.
+        durations: seconds.
+    """
+
+    metric: str
+    rates: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the whole training."""
+        return sum(self.durations)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the training curve as CSV, one row an epoch, epochs counted from 1."""
+        rows = zip(self.rates, self.losses, self.scores, self.durations, strict=True)
+        with atomic(path) as aside, open(aside, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("epoch", "lr", "train_loss", "train_percent", "seconds"))
+            for epoch, (rate, loss, score, seconds) in enumerate(rows, start=1):
+                writer.writerow((epoch, rate, f"{loss:.6g}", f"{score:.4f}", f"{seconds:.3f}"))
+
+
+def fit(
+    model: nn.Module,
+    split,
+    dataset,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str,
+    *,
+    regulariser: Callable[[nn.Module], Tensor] | None = None,
+    curve: str | os.PathLike | None = None,
+    label: str = "",
+) -> History:
+    """Train `model` in place with SGD and leave it in eval mode, with the weights of the last epoch.
+
+    The order of the images and their augmentation depend on the seed, the number of images and the recipe, not on the network.
+    All images of an epoch are used; a last batch of a single image joins the batch before it (batch normalisation needs two).
+    On the CPU two runs with the same seed and threads give the same weights, bit for bit.
+    Memory order is channels_last: on one CPU core a step of vgg16 (width 0.25, 128 images of 32x32) takes 77 ms against 106 ms
+    in the usual order, one of resnet50 (width 0.25, 64 images of 16x16) 76 ms against 98 ms.
+
+    Args:
+        model: in training mode it returns logits or (logits, auxiliary logits).
+        split: `fgp.data.Split`, the training images.
+        dataset: `fgp.data.Dataset` the split belongs to.
+        recipe: how to train.
+        seed: of the order, the augmentation and the network's own randomness (dropout).
+        device: where to train.
+        regulariser: model -> scalar, added to the loss at every step.
+        curve: CSV file for the training curve, written at the end.
+        label: put before every line of progress on stderr.
+
+    Raises:
+        FgpError: the recipe does not fit the task, or the loss of an epoch or a weight at the end is not finite.
+    """
+    recipe.check_task(dataset.task)
+    device = torch.device(device)
+    images, labels = _resident(split, device)
+    augmentation = Augmentation(
+        recipe,
+        tuple(images.shape[-2:]),
+        dataset.void,
+        torch.as_tensor(dataset.mean, dtype=torch.float32, device=device),
+        torch.as_tensor(dataset.std, dtype=torch.float32, device=device),
+    )
+    criterion = losses.build(recipe, split.labels, dataset.outputs, dataset.task, dataset.void, device)
+    model.to(device, memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+    order, choices = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
+    parts = batches_of(len(images), recipe.batch_size)
+    history = History(_TRAIN_METRIC[dataset.task])
+    step = 0
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        tqdm(total=recipe.epochs * len(parts), desc=label, disable=not sys.stderr.isatty(), unit="step") as bar,
+    ):
+        torch.manual_seed(seed)
+        for _ in range(recipe.epochs):
+            started = time.perf_counter()
+            permutation = torch.randperm(len(images), generator=order).to(images.device)
+            draws = augmentation.draw(len(images), choices, device)
+            total = torch.zeros((), dtype=torch.float64, device=device)
+            right, counted = torch.zeros((2,), dtype=torch.int64, device=device)
+            history.rates.append(recipe.rate(step, len(parts)))
+            for part in parts:
+                index = permutation[part]
+                x, y = augmentation.apply(images[index].to(device), labels[index].to(device), draws[part])
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.rate(step, len(parts))
+                optimiser.zero_grad()
+                output = model(x.contiguous(memory_format=torch.channels_last))
+                loss = criterion(output, y)
+                if regulariser is not None:
+                    loss = loss + regulariser(model)
+                loss.backward()
+                optimiser.step()
+                logits = output if isinstance(output, Tensor) else output[0]
+                total += loss.detach() * len(x)
+                right += (logits.detach().argmax(1) == y).sum()
+                counted += len(y) if y.ndim == 1 else (y != dataset.void).sum()
+                step += 1
+                bar.update()
+            history.losses.append(float(total) / len(images))
+            history.scores.append(100 * int(right) / max(1, int(counted)))
+            history.durations.append(time.perf_counter() - started)
+            _check_finite(torch.tensor(history.losses[-1]), "loss", history, recipe, label)
+            _report(history, recipe, label, bar)
+    for name, values in model.state_dict().items():
+        _check_finite(values, name, history, recipe, label)
+    model.to(memory_format=torch.contiguous_format).eval()
+    if curve is not None:
+        history.write(curve)
+    return history
+
+
+def batches_of(images: int, batch_size: int) -> list[slice]:
+    """Cut 0 .. images into consecutive batches; a single image left over joins the batch before it."""
+    starts = list(range(0, images, batch_size))
+    if images % batch_size == 1 and len(starts) > 1 and batch_size > 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], images], strict=True)]
+
+
+def _resident(split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Put the images on `device`, or leave them where they are if they would take more than half of its free memory."""
+    if device.type == "cuda" and split.images.numel() > torch.cuda.mem_get_info(device)[0] // 2:
+        return split.images, split.labels
+    return split.images.to(device), split.labels.to(device)
+
+
+def _check_finite(values: Tensor, name: str, history: History, recipe: Recipe, label: str) -> None:
+    if not values.isfinite().all():
+        raise FgpError(
+            f"{label + ': ' if label else ''}training diverged: {name} is not finite in epoch {len(history.losses)} "
+            f"at learning rate {history.rates[-1]:g}; lower lr ({recipe.lr:g}) or set warmup_epochs"
+        )
+
+
+def _report(history: History, recipe: Recipe, label: str, bar: tqdm) -> None:
+    """Show the epoch just finished."""
+    epoch, loss, rate = len(history.losses), history.losses[-1], history.rates[-1]
+    text = f"epoch {epoch}/{recipe.epochs} loss {loss:.3f} train {history.metric} {history.scores[-1]:.1f} % lr {rate:g}"
+    if bar.disable:
+        print(f"{label} {text} {history.durations[-1]:.1f} s".lstrip(), file=sys.stderr, flush=True)
+    else:
+        bar.set_postfix_str(text)

@@ -1,0 +1,66 @@
+"""What is written about a trained network: cost, channels, provenance."""
+
+import torch
+from torch import nn
+
+from fgp import cost, models, provenance
+from fgp.errors import FgpError
+from fgp.evaluate import METRICS
+from fgp.train.loop import History
+from fgp.train.recipe import Recipe
+
+
+def channels(model: nn.Module) -> dict[str, int]:
+    """Return the output channels of every convolution by name."""
+    return {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def dense_twin(model: nn.Module) -> nn.Module:
+    """Return the unpruned network of the model's spec, on the meta device."""
+    spec = model.fgp_spec
+    with torch.device("meta"):
+        return models.build(spec.name, spec.num_classes, spec.width)
+
+
+def cost_on(model: nn.Module, dataset) -> cost.Cost:
+    """Count the cost of one image of the data set."""
+    return cost.count(model, cost.example(tuple(dataset.train.images.shape[1:])))
+
+
+def check_fits(model: nn.Module, dataset, file: str) -> None:
+    """Check that the network of the weights file `file` is one for this data set.
+
+    Raises:
+        FgpError: the network has no spec, another task or another number of outputs.
+    """
+    spec = model.fgp_spec
+    if spec is None:
+        raise FgpError(f"{file}: holds a network that fgp.models.build does not know; use fgp.train.fit from Python")
+    if spec.task != dataset.task:
+        raise FgpError(f"{file}: {spec.name} is a network for {spec.task}, the data set is one for {dataset.task}")
+    if spec.num_classes != dataset.outputs:
+        raise FgpError(f"{file}: {spec.num_classes} outputs, the data set needs {dataset.outputs}; train a network on these data")
+
+
+def origin(recipe: Recipe, device: torch.device, code: str | None) -> dict:
+    """Return the provenance of a trained network; `code` is a hash of the code, where the caller has one."""
+    return provenance.collect(str(device), recipe=recipe.model_dump(mode="json"), code=code, threads=torch.get_num_threads())
+
+
+def entries(model: nn.Module, dataset, recipe: Recipe, history: History) -> dict:
+    """Return the entries of metrics.json that follow from a trained network: what it is, costs and took."""
+    spec, dense = model.fgp_spec, dense_twin(model)
+    own, whole = cost_on(model, dataset), cost_on(dense, dataset)
+    return {
+        "network": spec.name,
+        "width": float(spec.width),
+        "metric": METRICS[dataset.task],
+        "macs": own.macs,
+        "params": own.params,
+        "dense_macs": whole.macs,
+        "dense_params": whole.params,
+        "kept": channels(model),
+        "channels": channels(dense),
+        "train_seconds": history.seconds,
+        "epochs": recipe.epochs,
+    }

@@ -1,0 +1,201 @@
+import csv
+import json
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+import fgp
+from fgp import data, models
+from fgp.cli import main
+from fgp.evaluate import evaluate
+from fgp.files import read_json
+from fgp.methods import Method
+from fgp.metrics import read_metrics
+from fgp.scoring.files import save_scores
+from fgp.train import Recipe, fit
+
+WIDTH = 1 / 16
+RECIPE = ["--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--crop-padding", "1"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "digits.safetensors"
+    data.prepare("digits", path, train_limit=100, test_limit=60)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pruned(digits, tmp_path_factory):
+    """A narrow VGG-16 without the last two channels of its first convolution."""
+    torch.manual_seed(0)
+    model = models.build("vgg16", 10, WIDTH)
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)][:2]
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    for owner, names in ((convs[0], ("weight", "bias")), (norm, ("weight", "bias"))):
+        for name in names:
+            setattr(owner, name, nn.Parameter(getattr(owner, name).detach()[:2]))
+    norm.running_mean, norm.running_var = norm.running_mean[:2] + 3, norm.running_var[:2]
+    convs[1].weight = nn.Parameter(convs[1].weight.detach()[:, :2])
+    convs[0].out_channels = norm.num_features = convs[1].in_channels = 2
+    name = next(name for name, module in model.named_modules() if module is convs[0])
+    dataset = data.load(digits)
+    fit(model, dataset.train, dataset, Recipe(epochs=6, batch_size=16, lr=0.05), 0, "cpu")
+    path = tmp_path_factory.mktemp("pruned") / "pruned.safetensors"
+    fgp.save(model, path, plan={name: [0, 1]})
+    return path
+
+
+def run(*words):
+    return main([str(word) for word in (*words, "--device", "cpu", "--threads", "1")])
+
+
+def test_train_writes_weights_curve_and_metrics(digits, tmp_path):
+    out, curve, metrics = (tmp_path / "deep" / name for name in ("model.safetensors", "curve.csv", "metrics.json"))
+    outputs = ("--out", out, "--curve", curve, "--metrics", metrics)
+    tags = ("--tag", "task=toy", "--tag", "method=dense", "--tag", "code=abc", "--tag", "budget=full")
+    assert run("train", "--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 3, *outputs, *tags, *RECIPE) == 0
+    values = read_metrics(metrics)
+    dataset, model = data.load(digits), fgp.load(out)
+    assert values["after"] == pytest.approx(evaluate(model, dataset.test, dataset, "cpu", 32))
+    assert (values["task"], values["dataset"], values["method"], values["selection"]) == ("toy", "digits", "dense", "unpruned")
+    assert (values["network"], values["width"], values["seed"], values["metric"]) == ("vgg16", WIDTH, 3, "top1")
+    assert values["before"] is None
+    assert values["macs"] == values["dense_macs"] > 0
+    assert values["kept"] == values["channels"]
+    assert values["budget"] == "full"
+    assert values["provenance"]["code"] == "abc"
+    assert values["provenance"]["recipe"]["crop_padding"] == 1
+    assert values["provenance"]["threads"] == 1
+    assert len(list(csv.reader(curve.open()))) == 3
+    assert fgp.checkpoint.read_metadata(out)["provenance"]["command"].startswith("fgp ")
+
+
+def test_finetune_measures_before_and_after(digits, pruned, tmp_path):
+    out, metrics = tmp_path / "model.safetensors", tmp_path / "metrics.json"
+    assert run("finetune", "--data", digits, "--weights", pruned, "--seed", 0, "--out", out, "--metrics", metrics, *RECIPE) == 0
+    values, dataset, before, after = read_metrics(metrics), data.load(digits), fgp.load(pruned), fgp.load(out)
+    assert values["before"] == pytest.approx(evaluate(before, dataset.test, dataset, "cpu", 32))
+    assert values["before"] != pytest.approx(evaluate(before, dataset.train, dataset, "cpu", 32))
+    assert values["after"] == pytest.approx(evaluate(after, dataset.test, dataset, "cpu", 32))
+    first = next(iter(values["kept"]))
+    assert (values["kept"][first], values["channels"][first]) == (2, 4)
+    assert values["macs"] < values["dense_macs"]
+    assert values["params"] == sum(parameter.numel() for parameter in after.parameters()) < values["dense_params"]
+    assert after.fgp_plan == before.fgp_plan == {first: [0, 1]}
+    assert values["score_seconds"] is None
+
+
+def test_finetune_copies_the_time_of_scoring(digits, pruned, tmp_path):
+    scores, metrics = tmp_path / "scores.safetensors", tmp_path / "metrics.json"
+    save_scores(scores, {"features.0": torch.ones(4)}, seconds=1.25)
+    words = ("--weights", pruned, "--scores", scores, "--seed", 0, "--out", tmp_path / "m", "--metrics", metrics)
+    assert run("finetune", "--data", digits, *words, "--epochs", 0, "--lr", 0.1) == 0
+    values = read_metrics(metrics)
+    assert values["score_seconds"] == 1.25
+    assert values["before"] == values["after"]
+
+
+def test_the_same_command_gives_the_same_weights(digits, pruned, tmp_path):
+    for name in ("a", "b"):
+        run("finetune", "--data", digits, "--weights", pruned, "--seed", 0, "--out", tmp_path / name, *RECIPE)
+    first, second = (fgp.load(tmp_path / name).state_dict() for name in ("a", "b"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_scratch_trains_the_architecture_from_new_weights(digits, pruned, tmp_path):
+    metrics, out = tmp_path / "metrics.json", tmp_path / "model.safetensors"
+    words = ("--seed", 0, "--out", out, "--metrics", metrics, *RECIPE[2:])
+    assert run("train", "--data", digits, "--architecture", pruned, "--epochs", 0, *words) == 0
+    old, new = fgp.load(pruned), fgp.load(out)
+    assert {key: value.shape for key, value in old.state_dict().items()} == {k: v.shape for k, v in new.state_dict().items()}
+    assert not any(torch.equal(a.weight, b.weight) for a, b in zip(*(convolutions(m) for m in (old, new)), strict=True))
+    assert all((module.running_mean == 0).all() for module in new.modules() if isinstance(module, nn.BatchNorm2d))
+    assert read_metrics(metrics)["before"] is None
+    assert new.fgp_plan == old.fgp_plan
+
+
+def convolutions(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_scratch_for_equal_flops_takes_more_epochs(digits, pruned, tmp_path, monkeypatch, epochs):
+    seen = []
+
+    def fit(model, split, dataset, recipe, *args, **kwargs):
+        seen.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fgp.train.loop.fit", fit)
+    words = ("--architecture", pruned, "--epochs-scale", "flops", "--seed", 0, "--out", tmp_path / "m", "--lr", 0.1)
+    assert run("train", "--data", digits, *words, "--epochs", epochs) == 130
+    cost = fgp.cost.count(fgp.load(pruned), torch.empty(1, 3, 32, 32))
+    dense = fgp.cost.count(models.build("vgg16", 10, WIDTH), torch.empty(1, 3, 32, 32))
+    assert seen[0].epochs == round(epochs * min(2, dense.macs / cost.macs))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_regulariser_reaches_the_loss(digits, tmp_path, monkeypatch):
+    def regulariser(strength):
+        return lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters())
+
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), regulariser=regulariser)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    norms = []
+    for index, extra in enumerate(([], ["--regulariser", "fake", "--regulariser-option", "strength=0.5"])):
+        out = tmp_path / str(index)
+        assert (
+            run("train", "--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out, *RECIPE, *extra)
+            == 0
+        )
+        norms.append(sum(float(parameter.detach().square().sum()) for parameter in fgp.load(out).parameters()))
+    assert norms[1] < 0.95 * norms[0]
+
+
+def test_evaluate_prints_and_writes(digits, pruned, tmp_path, capsys):
+    out = tmp_path / "eval.json"
+    assert run("evaluate", "--data", digits, "--weights", pruned, "--out", out) == 0
+    values = read_json(out)
+    assert json.loads(capsys.readouterr().out) == values
+    assert list(values) == ["metric", "value", "macs", "params", "provenance"]
+    dataset = data.load(digits)
+    assert values["value"] == pytest.approx(evaluate(fgp.load(pruned), dataset.test, dataset, "cpu", 7))
+
+
+NETWORK = ("--network", "vgg16", "--width", WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*NETWORK, "--lr", "1e30"), "lower lr"),
+        ((*NETWORK, "--lr", "-1"), "--lr"),
+        ((*NETWORK, "--lr", "0.1", "--crop-size", "8", "8"), "crop_size is for segmentation"),
+        ((*NETWORK, "--lr", "0.1", "--tag", "macs=3"), "--tag macs"),
+        ((*NETWORK, "--lr", "0.1", "--tag", "macs"), "--tag macs: expected KEY=VALUE"),
+        ((*NETWORK, "--lr", "0.1", "--epochs-scale", "flops"), "--architecture"),
+        ((*NETWORK, "--lr", "0.1", "--regulariser-option", "a=1"), "--regulariser"),
+        ((*NETWORK, "--lr", "0.1", "--regulariser", "l1"), "sparse-training"),
+        ((*NETWORK, "--lr", "0.1", "--regulariser", "slimming", "--regulariser-option", "strenght=1"), "strenght"),
+        (("--network", "segnet", "--width", WIDTH, "--lr", "0.1"), "segmentation"),
+        (("--architecture", "missing.safetensors", "--lr", "0.1"), "missing.safetensors"),
+        (("--architecture", "missing.safetensors", "--width", "1", "--lr", "0.1"), "--width"),
+    ],
+)
+def test_a_failure_names_its_cause_and_leaves_nothing(digits, tmp_path, capsys, words, message):
+    outputs = ("--out", tmp_path / "m", "--curve", tmp_path / "c", "--metrics", tmp_path / "j")
+    assert run("train", "--data", digits, "--seed", 0, "--epochs", 2, *outputs, *words) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_for_other_data_is_refused(digits, tmp_path, capsys):
+    fgp.save(models.build("vgg16", 7, WIDTH), tmp_path / "seven.safetensors")
+    for words in (("evaluate",), ("finetune", "--seed", 0, "--out", tmp_path / "m", *RECIPE)):
+        assert run(*words, "--data", digits, "--weights", tmp_path / "seven.safetensors") == 1
+        assert "seven.safetensors: 7 outputs, the data set needs 10" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()

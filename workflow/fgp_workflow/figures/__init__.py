@@ -1,0 +1,58 @@
+"""The paper's Figures 1, 3a, 3b and 4 as PDF and PNG; `python -m fgp_workflow.figures --figure 3a ...`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fgp.errors import FgpError
+
+FIGURES = ("1", "3a", "3b", "4")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m fgp_workflow.figures", description=__doc__, add_help=False)
+    parser.add_argument("--figure", choices=FIGURES, required=True)
+    figure = parser.parse_known_args(argv)[0].figure
+    parser.add_argument("-h", "--help", action="help")
+    parser.add_argument("--out-stem", required=True, type=Path, metavar="STEM", help="writes STEM.pdf and STEM.png")
+    names = ("data", "weights", "plan", "scores") if figure == "1" else ("cells", "config")
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, metavar="FILE")
+    if figure == "1":
+        parser.add_argument("--classes", type=int, default=3, help="columns: the first so many classes (default: 3)")
+        parser.add_argument("--channels", type=int, default=6, help="rows: half of them kept, half removed (default: 6)")
+        parser.add_argument("--layer", help="default: the deepest pruned layer with maps of at least 8 x 8")
+    args = parser.parse_args(argv)
+    try:
+        if figure == "1":
+            from fgp_workflow.figures import fig1
+
+            drawn = fig1.draw(fig1.read(args.data, args.weights, args.plan, args.scores, args.classes, args.channels, args.layer))
+        else:
+            drawn = _from_cells(figure, args.cells, args.config)
+        from fgp_workflow.figures import style
+
+        style.save(drawn, args.out_stem)
+    except FgpError as error:
+        print(f"figures: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _from_cells(figure: str, cells: str, config_file: str):
+    from fgp_workflow import collect, paper
+    from fgp_workflow.figures import fig3a, fig3b, fig4
+    from fgp_workflow.inputs import read_config, read_yaml
+
+    config = read_config(config_file)
+    if not config["figures"].get(f"fig{figure}"):
+        raise FgpError(f"{config_file}: key figures.fig{figure} is missing; say there what to draw")
+    rows = collect.read(cells)
+    if figure == "3b":
+        module, data = fig3b, fig3b.prepare(rows, config, read_yaml(paper.FILE))
+    else:
+        module = {"3a": fig3a, "4": fig4}[figure]
+        data = module.prepare(rows, config)
+    return module.draw(data)

@@ -1,0 +1,55 @@
+"""What all figures share: one-column width, Okabe-Ito colours, and the way to save."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from fgp.files import atomic
+
+WIDTH = 3.3
+DPI = 300
+BLACK, GREEN, BLUE, VERMILION, PURPLE = "#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+SERIES = ((BLUE, "o", "//"), (VERMILION, "s", ".."), (GREEN, "^", "\\\\"), (PURPLE, "D", "xx"))
+ERROR_BARS = {"capsize": 2, "elinewidth": 0.8}
+matplotlib.rcParams.update(
+    {
+        "font.size": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "axes.titlesize": 7,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 4,
+        "hatch.linewidth": 0.5,
+        "pdf.fonttype": 42,
+    }
+)
+
+
+def subplots(height: float, *args: int, **options: object) -> tuple[plt.Figure, object]:
+    """Like `plt.subplots`, on `WIDTH` x `height` inches."""
+    return plt.subplots(*args, figsize=(WIDTH, height), layout="constrained", **options)
+
+
+def save(figure: plt.Figure, stem: Path) -> None:
+    """Write `<stem>.pdf` and `<stem>.png`, without a date in them, and close the figure."""
+    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+        with atomic(stem.with_name(f"{stem.name}.{suffix}")) as aside:
+            figure.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+    plt.close(figure)
+
+
+def seeds(counts: set[int]) -> str:
+    """Say how many seeds stand behind means and error bars: "1 seed", "mean ± sd, n = 2 seeds", "mean ± sd, n = 1 to 3 seeds"."""
+    if counts <= {1}:
+        return "1 seed"
+    low, high = min(counts), max(counts)
+    return f"mean ± sd, n = {high} seeds" if low == high else f"mean ± sd, n = {low} to {high} seeds"

@@ -1,0 +1,283 @@
+"""The paper's Tables 1 to 3 from `cells.csv`, our numbers beside the printed ones, as CSV, Markdown and LaTeX."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fgp.errors import FgpError
+from fgp.methods import Method
+from fgp.models.names import NETWORKS
+from fgp_workflow import collect, paper
+from fgp_workflow.inputs import read_config, read_yaml
+from fgp_workflow.summary import Cells, Estimate, estimate, paired
+
+TITLES = {1: "Classification", 2: "Semantic segmentation", 3: "VGG-16 and methods that estimate the effect of removing a channel"}
+METRICS = {"classification": "top-1", "segmentation": "mIoU"}
+OWN = "own"
+TOLERANCE = 0.005
+_EQUAL = "macs-"
+_COLUMNS = (
+    "macs",
+    "macs_remaining_percent",
+    "params",
+    "params_remaining_percent",
+    "before_percent",
+    "after_percent",
+    "score_seconds",
+)
+_NOTES = (
+    "MACs and parameters are counted on the network that really lost its channels. What the paper calls FLOPs are MACs: one "
+    "multiply-add counts once.",
+    "FGP has two rows a budget. As defined: a layer keeps the smallest set of channels that holds the share k of its scores. The "
+    "printed costs cannot follow from that definition; equal MACs therefore selects by the same scores at the share of MACs that "
+    "the paper prints, and every other method is pruned to that share too.",
+    "Values are means, ± the sample standard deviation where n > 1 seeds. Differences are in percentage points, paired by seed: "
+    "Δ dense to the unpruned network, Δ FGP to FGP at the same MACs. Before and after mean before and after fine-tuning.",
+    "Bold: the highest mean after fine-tuning among the rows pruned to the same MACs. — : does not apply, or not run here.",
+)
+_PERCENT = {
+    "remaining": "Percentages beside MACs and parameters are what remains of the dense one, as in the paper's Table {number}.",
+    "reduction": "Percentages beside MACs and parameters are what is saved, as in the paper's Table {number}.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One table row.
+
+    Attributes:
+        budget: "FGP*", "FGP+", ... ; "own" where a method is pruned to its own printed MACs; "" for the dense network.
+        method: file in `baselines/`, "dense", or "" for a row that is only printed.
+        label: the method as shown.
+        selection: as in the cell's path; "" for a row that is only printed.
+        way: the selection as shown.
+        n: seeds with a result, of `expected`.
+        values: column -> estimate over seeds; None where there is none.
+        printed: the paper's row.
+        best: highest mean after fine-tuning at its budget.
+        notes: column -> footnotes.
+    """
+
+    budget: str
+    method: str
+    label: str
+    selection: str
+    way: str
+    n: int = 0
+    expected: int = 0
+    values: Mapping[str, Estimate | None] = field(default_factory=dict)
+    printed: paper.PrintedRow | None = None
+    best: bool = False
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one task; `facts` identify it in the CSV, `remark` says how it differs from the paper's, if it does."""
+
+    facts: Mapping[str, object]
+    title: str
+    remark: str
+    metric: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `percent` ("remaining" or "reduction") is the convention of every percentage of cost."""
+
+    number: int
+    title: str
+    percent: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+
+def build(number: int, rows: Sequence[Mapping], config: Mapping, methods: Mapping[str, Method], printed: Mapping) -> Table:
+    """Build a table.
+
+    Args:
+        number: 1 (classification), 2 (segmentation) or 3 (the first VGG-16 task, beside what the paper's Table 3 prints).
+        rows: of `cells.csv`, as `collect.read` returns them.
+        config: the experiment's configuration, as `inputs.read_config` returns it.
+        methods: the facts of every method that the configuration names.
+        printed: the content of `results/paper/tables.yaml`.
+
+    Raises:
+        FgpError: the configuration points at rows that the paper does not print.
+    """
+    cells, section = Cells(rows), printed[f"T{number}"]
+    blocks = tuple(_block(number, name, cells, config, methods, printed) for name in _tasks(number, config))
+    notes = [_NOTES[0], _PERCENT[section["percent"]].format(number=number), *_NOTES[1:]]
+    if any(row.printed for block in blocks for row in block.rows):
+        notes.append(f"Printed numbers stand as printed. {section['note'].strip()}")
+    return Table(number, TITLES[number], section["percent"], blocks, tuple(notes))
+
+
+def _tasks(number: int, config: Mapping) -> list[str]:
+    kind = "segmentation" if number == 2 else "classification"
+    names = [name for name, task in config["tasks"].items() if NETWORKS[task["network"]].task == kind]
+    if number == 3:
+        names = [name for name in names if config["tasks"][name]["network"] == "vgg16"]
+        names.sort(key=lambda name: (config["tasks"][name]["paper"] or {}).get("column") != "acc_cifar10")
+    return names[:1] if number == 3 else names
+
+
+def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mapping[str, Method], printed: Mapping) -> Block:
+    task = config["tasks"][name]
+    where = {"table": "T3", "backbone": "VGG-16", "column": "acc_cifar10"} if number == 3 else task["paper"]
+    prints = {row.method: row for row in paper.rows_of(printed, **where)} if where else {}
+    kind = NETWORKS[task["network"]].task
+    usable = {method: facts for method, facts in methods.items() if kind in facts.tasks}
+    if number == 3:
+        usable = {method: facts for method, facts in usable.items() if method == "fgp" or facts.paper_name in prints}
+    budgets = [budget for budget in dict.fromkeys([*task["k"], *task["budgets"]]) if number != 3 or budget in prints]
+    dense = Row("", "dense", "dense", "unpruned", "—", printed=prints.get(paper.DENSE))
+    rows = [_measured(cells, name, config, dense, "")]
+    for budget in budgets:
+        wanted = _budget_rows(budget, task, usable, prints)
+        rows += _mark_best([_measured(cells, name, config, row, reference) for row, reference in wanted])
+    for method, share in task["at_printed"].items():
+        facts = usable.get(method)
+        if facts and (facts.paper_name in prints or not prints):
+            row = Row(OWN, method, _label(facts), f"{_EQUAL}{share:.4f}", f"its printed MACs, {100 * share:.2f} %")
+            row = replace(row, printed=prints.get(facts.paper_name), notes=_approximate(facts))
+            rows.append(_measured(cells, name, config, row, row.selection))
+    rows += _printed_only(prints, rows, usable)
+    title = f"{task['dataset']}, {task['network']}" + (f" at width {task['width']:g}" if task["width"] != 1 else "")
+    facts = {"task": name, "dataset": task["dataset"], "network": task["network"], "width": task["width"]}
+    facts["backbone"] = where["backbone"] if where else None
+    return Block(facts, title, _remark(task, config, where), METRICS[kind], tuple(rows))
+
+
+def _budget_rows(
+    budget: str, task: Mapping, methods: Mapping[str, Method], prints: Mapping[str, paper.PrintedRow]
+) -> Iterator[tuple[Row, str]]:
+    """Yield the rows of one budget, each with the selection of the FGP row that it is compared with ("" for none)."""
+    if budget in task["k"] and "fgp" in methods:
+        k = task["k"][budget]
+        row = Row(
+            budget, "fgp", methods["fgp"].label, f"cumulative-{k:.2f}", f"as defined, k {k:.2f}", printed=prints.get(budget)
+        )
+        yield row, ""
+    if budget in task["budgets"]:
+        share = task["budgets"][budget]
+        selection, way = f"{_EQUAL}{share:.4f}", f"equal MACs, {100 * share:.2f} %"
+        for method, facts in methods.items():
+            printed = prints.get(budget) if method == "fgp" else None
+            row = Row(budget, method, _label(facts), selection, way, printed=printed, notes=_approximate(facts))
+            yield row, "" if method == "fgp" else selection
+
+
+def _label(facts: Method) -> str:
+    return f"{facts.label} (approx.)" if facts.approximate else facts.label
+
+
+def _approximate(facts: Method) -> dict[str, tuple[str, ...]]:
+    return {"label": (f"approx.: {facts.approximate}",)} if facts.approximate else {}
+
+
+def _measured(cells: Cells, task: str, config: Mapping, row: Row, fgp: str) -> Row:
+    """Fill in the numbers of a row; `fgp` is the selection of the FGP row to compare with, or ""."""
+
+    def column(name: str) -> dict[int, float]:
+        return cells.values(task, row.method, row.selection, name)
+
+    latency = sorted({name for name in cells.columns if name.startswith("latency_b") and not name.endswith(("q1_ms", "q3_ms"))})
+    values = {name: estimate(column(name).values()) for name in (*_COLUMNS, *latency)}
+    after = column("after_percent")
+    if row.method != "dense":
+        values["minus_dense_points"] = paired(after, cells.values(task, "dense", "unpruned", "after_percent"))
+    if fgp:
+        values["minus_fgp_points"] = paired(after, cells.values(task, "fgp", fgp, "after_percent"))
+    expected = len(config["seeds"])
+    notes = dict(row.notes)
+    if not after:
+        notes["after"] = ("missing: cells.csv holds no seed of this cell.",)
+    elif len(after) < expected:
+        notes["n"] = ("Seeds are missing: cells.csv holds fewer of this cell than the configuration asks for.",)
+    remaining = values["macs_remaining_percent"]
+    if remaining and row.selection.startswith(_EQUAL):
+        share = float(row.selection.removeprefix(_EQUAL))
+        if abs(remaining.mean / 100 - share) > TOLERANCE * share:
+            notes["macs"] = (f"Misses its MACs by more than {100 * TOLERANCE:g} %: no selection came closer.",)
+    return replace(row, n=len(after), expected=expected, values=values, notes=notes)
+
+
+def _mark_best(rows: Sequence[Row]) -> list[Row]:
+    """Mark the best of the rows at the same MACs; a row that lacks seeds does not compete."""
+    complete = [row for row in rows if row.selection.startswith(_EQUAL) and row.n and row.n >= row.expected]
+    best = max((row.values["after_percent"].mean for row in complete), default=None)
+    return [replace(row, best=row in complete and len(complete) > 1 and row.values["after_percent"].mean == best) for row in rows]
+
+
+def _printed_only(prints: Mapping[str, paper.PrintedRow], rows: Sequence[Row], methods: Mapping[str, Method]) -> list[Row]:
+    shown = {row.printed.method for row in rows if row.printed}
+    run = {facts.paper_name for facts in methods.values()}
+    elsewhere = "Printed row of a method that is run here at the budgets above only, not at its printed MACs."
+    printed = "Printed in the paper, not run here."
+    return [
+        Row("", "", name, "", "—", printed=row, notes={"label": (elsewhere if name in run else printed,)})
+        for name, row in prints.items()
+        if name not in shown
+    ]
+
+
+def _remark(task: Mapping, config: Mapping, where: Mapping | None) -> str:
+    """Say how a task differs from the experiment whose printed numbers stand beside it; "" where it does not."""
+    if not where:
+        return ""
+    name, source, size = paper.DATA_SETS[where["column"]]
+    dataset = config["datasets"][task["dataset"]]
+    ours, theirs = [], []
+    if dataset["source"] != source:
+        theirs.append(name)
+        ours.append(f"{task['dataset']} (source {dataset['source']})")
+    else:
+        cut = [key for key in ("classes", "train_limit", "test_limit") if dataset.get(key)]
+        sides = dataset.get("size") or size
+        sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
+        if cut or sides != size:
+            theirs.append(f"all of {name} at {size[0]}x{size[1]} pixels")
+            ours.append(", ".join([*(f"{key} {dataset[key]}" for key in cut), f"{sides[0]}x{sides[1]} pixels"]))
+    network = paper.NETWORKS[where["table"], where["backbone"]]
+    if (task["network"], task["width"]) != (network, 1):
+        theirs.append(f"{network} at full width")
+        ours.append(f"{task['network']} at width {task['width']:g}")
+    if not theirs:
+        return ""
+    return (
+        f"The printed numbers are of another experiment ({'; '.join(theirs)}) than ours ({'; '.join(ours)}): "
+        "only the pattern can be compared, not the numbers."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m fgp_workflow.tables", description=__doc__)
+    parser.add_argument("--cells", required=True, metavar="FILE", help="cells.csv")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment's configuration")
+    parser.add_argument("--table", required=True, type=int, choices=sorted(TITLES))
+    parser.add_argument("--out-dir", required=True, metavar="FOLDER", help="gets table<N>.csv, table<N>.md and table<N>.tex")
+    parser.add_argument(
+        "--paper", default=paper.FILE, metavar="FILE", help="the printed numbers (default: results/paper/tables.yaml)"
+    )
+    args = parser.parse_args(argv)
+    import baselines
+    from fgp_workflow import table_formats
+
+    try:
+        config = read_config(args.config)
+        methods = {name: baselines.get(name).METHOD for name in config["methods"]}
+        table = build(args.table, collect.read(args.cells), config, methods, read_yaml(args.paper))
+        table_formats.write(table, Path(args.out_dir))
+    except FgpError as error:
+        print(f"tables: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
