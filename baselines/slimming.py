@@ -1,0 +1,103 @@
+"""Slimming: L1 on the scales of batch normalisation during training, then the scale as score.
+
+Paper: Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming" (arXiv 1708.06519), Equation 1.
+Equation: loss + strength * sum over all BN scales of |gamma|; s[c] = |gamma[c]| of the BN behind the convolution.
+Official repository: Eric-mingjie/network-slimming (main.py, vggprune.py).
+Reads the channel: the scale of the batch normalisation that takes the convolution's output.
+Deviations:
+1. The penalty is part of the loss; the repository adds its subgradient strength * sign(gamma) to the gradient, which is the same.
+2. The strength follows the network: 1e-5 for networks with a residual backbone, 1e-4 for others, as the paper does.
+3. A convolution without normalisation whose channels are the logits of a segmentation network scores 1: it is never pruned.
+4. Pre-activation networks, where the scale stands in front of the convolution, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fgp.errors import FgpError
+from fgp.methods import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor, nn
+
+METHOD = Method(label="Slimming", kind="sparse-training", needs=frozenset({"weights"}), selection="global", paper_name="Slimming")
+
+STRENGTH = {"plain": 1e-4, "residual": 1e-5}
+_RESIDUAL = ("resnet", "deeplab")
+
+
+def regulariser(strength: float | None = None) -> Callable[[nn.Module], Tensor]:
+    """Return the penalty: model -> scalar, strength * sum of |gamma| over every BatchNorm2d.
+
+    Args:
+        strength: factor, 0 at least. None: by network, 1e-5 where `model.fgp_spec` names a ResNet or DeepLab, else 1e-4.
+
+    Raises:
+        FgpError: the strength is no number of at least 0; when called, the network has no batch normalisation with a scale.
+    """
+    if strength is not None:
+        try:
+            strength = float(strength)
+        except (TypeError, ValueError):
+            strength = math.nan
+        if not 0 <= strength < math.inf:
+            raise FgpError("strength: give a number of at least 0, for example 1e-4")
+
+    def penalty(model: nn.Module) -> Tensor:
+        from torch import nn
+
+        scales = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight is not None]
+        if not scales:
+            raise FgpError(
+                f"{type(model).__name__}: slimming needs BatchNorm2d layers with a scale, there is none; choose another method"
+            )
+        return (_strength_for(model) if strength is None else strength) * sum(scale.abs().sum() for scale in scales)
+
+    return penalty
+
+
+def _strength_for(model: nn.Module) -> float:
+    spec = getattr(model, "fgp_spec", None)
+    return STRENGTH["residual" if spec and any(part in spec.name for part in _RESIDUAL) else "plain"]
+
+
+def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> dict[str, Tensor]:
+    """Return {layer: float32 (C_out,)}.
+
+    One image of `batches` is run to see which normalisation takes which convolution's output; `seed` is not read.
+
+    Raises:
+        FgpError: a convolution inside the network is followed by no normalisation with a scale, or `batches` is empty.
+    """
+    import torch
+
+    from fgp.layers import convolutions, norms_after
+    from fgp.scoring.engine import check_model, place
+    from fgp.scoring.targets import pick_logits
+
+    check_model(model)
+    first = next(iter(batches), None)
+    if first is None:
+        raise FgpError("batches: holds no image; slimming needs one to follow the convolutions' outputs")
+    images = place(first[0], model)[:1]
+    norms = norms_after(model, images)
+    outputs = None
+    scores = {}
+    for name, layer in convolutions(model).items():
+        norm = model.get_submodule(norms[name]) if norms[name] else None
+        if norm is not None and norm.weight is not None:
+            scores[name] = norm.weight.detach().abs().float().cpu()
+            continue
+        if outputs is None:
+            with torch.no_grad():
+                outputs = pick_logits(model(images), None)
+        if outputs.shape[2:].numel() == 1 or layer.out_channels != outputs.shape[1]:
+            raise FgpError(
+                f"{name}: slimming needs a batch normalisation with a scale behind it, there is none; choose another method"
+            )
+        scores[name] = torch.ones(layer.out_channels)
+    return scores

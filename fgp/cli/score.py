@@ -1,0 +1,106 @@
+"""Score the channels of a trained network by a method of baselines/
+
+Reads training images without augmentation, in eval mode. --images draws them evenly over the classes.
+"""
+
+import argparse
+import inspect
+import time
+from types import ModuleType
+
+from fgp.cli import common
+from fgp.errors import FgpError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this subcommand."""
+    parser.add_argument("--data", required=True, metavar="FILE", help="prepared data (`fgp data`)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the network to score (`fgp train`)")
+    parser.add_argument("--method", required=True, metavar="NAME", help="a file of baselines/, written with hyphens")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; repeatable")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--images", type=int, metavar="N", help="training images used (default: all)")
+    images.add_argument("--per-class", type=int, metavar="N", help="training images used of every class (classification)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a forward pass (default: 128)")
+    parser.add_argument("--seed", type=int, required=True, help="of the choice of images, and of methods that draw")
+    parser.add_argument("--out", required=True, metavar="FILE", help="scores to write (safetensors)")
+    common.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score and write `--out`."""
+    import baselines
+
+    method = baselines.get(args.method)
+    options = _options(args, method)
+    import torch
+
+    import fgp
+    from fgp import data, provenance
+    from fgp.scoring.files import save_scores
+
+    device = common.set_up_device(args)
+    dataset = data.load(args.data)
+    model = fgp.load(args.weights)
+    _check(args, method, model, dataset)
+    split = dataset.train
+    if args.images is not None or args.per_class is not None:
+        split = data.subset(split, limit=args.images, per_class=args.per_class, seed=args.seed)
+    model.to(device).eval()
+    batches = data.batches(split, dataset, args.batch_size, device)
+    torch.manual_seed(args.seed)
+    start = _now(device)
+    scores = method.score(model, batches, args.seed, **options)
+    seconds = _now(device) - start
+    save_scores(
+        args.out,
+        scores,
+        method=args.method,
+        options=options,
+        seconds=seconds,
+        images=len(split),
+        seed=args.seed,
+        spec=model.fgp_spec and model.fgp_spec.to_dict(),
+        provenance=provenance.collect(str(device), threads=torch.get_num_threads()),
+    )
+    print(f"{args.method}: scored {len(scores)} layers, {len(split)} training images offered, {seconds:.2f} s -> {args.out}")
+
+
+def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
+    facts = method.METHOD
+    if facts.kind == "scratch":
+        raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
+    options = {}
+    for option in args.option:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise FgpError(f"--option {option}: expected KEY=VALUE")
+        options[key] = value
+    parameters = inspect.signature(method.score).parameters.values()
+    legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    checks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for key in options:
+        if key not in legal and not checks_itself:
+            raise FgpError(f"--option {key}: {args.method} has no such option; legal: {', '.join(legal) or 'none'}")
+    return options
+
+
+def _check(args: argparse.Namespace, method: ModuleType, model, dataset) -> None:
+    if dataset.task not in method.METHOD.tasks:
+        raise FgpError(
+            f"--method {args.method}: defined for {', '.join(sorted(method.METHOD.tasks))}, {args.data} is {dataset.task}"
+        )
+    spec = model.fgp_spec
+    if spec and (spec.task, spec.num_classes) != (dataset.task, dataset.outputs):
+        raise FgpError(
+            f"--weights {args.weights}: a {spec.task} network with {spec.num_classes} outputs, "
+            f"{args.data} is {dataset.task} with {dataset.outputs}; give the data the network was trained on"
+        )
+
+
+def _now(device) -> float:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

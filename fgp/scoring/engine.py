@@ -1,0 +1,162 @@
+"""`fgp.score`: forward and backward passes over the batches, importance summed per channel."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fgp.errors import FgpError
+from fgp.layers import convolutions
+from fgp.scoring import formulas
+from fgp.scoring.capture import Capture
+from fgp.scoring.targets import Targets, check_labels, pick_logits
+from fgp.scoring.variants import Variant
+
+
+def importance(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    variant: Variant,
+    output: Callable[[object], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Score every channel of every Conv2d: `fgp.score`, with the variant as one object."""
+    layers = convolutions(model)
+    dtype = check_model(model)
+    images_seen, active, reached = 0, 0, set()
+    with differentiable(model):
+        totals = {
+            name: torch.zeros(layer.out_channels, dtype=torch.float64, device=layer.weight.device)
+            for name, layer in layers.items()
+        }
+        for images, labels in batches:
+            batch = _Batch(model, layers, variant, output)
+            batch.run(place(images, model), labels)
+            for name, sums in batch.sums.items():
+                totals[name] += sums
+            images_seen += len(images)
+            active += batch.active
+            reached |= batch.sums.keys()
+    if not images_seen:
+        raise FgpError("batches: holds no image; give at least one batch of (images, labels)")
+    if not active:
+        raise FgpError(
+            f"batches: none of the {images_seen} images has an active class (classes={variant.classes!r}); nothing to score"
+        )
+    if unreached := [name for name in layers if name not in reached]:
+        warnings.warn(f"scored 0, as in eval mode the logits do not depend on them: {', '.join(unreached)}", stacklevel=3)
+    return {name: total.to("cpu", dtype) for name, total in totals.items()}
+
+
+class _Batch:
+    """One batch: reads features in the forward pass and adds up importance in the backward passes.
+
+    Attributes:
+        sums: {layer: float64 (C_out,)}, importance summed over images and their active classes.
+        active: pairs of image and active class.
+    """
+
+    def __init__(self, model: nn.Module, layers: dict, variant: Variant, output: Callable | None) -> None:
+        self._model, self._layers, self._variant, self._output = model, layers, variant, output
+        self._kept: dict[str, formulas.Sums | Tensor] = {}
+        self._checksums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.active = 0
+
+    def run(self, images: Tensor, labels: Tensor) -> None:
+        variant = self._variant
+        by_gradient = variant.evidence != "feature"
+        capture = Capture(
+            self._model, self._layers, self._on_feature, self._on_gradient if by_gradient else None, variant.feature == "postrelu"
+        )
+        with capture, torch.set_grad_enabled(by_gradient):
+            logits = pick_logits(self._model(images), self._output)
+        if len(logits) != len(images):
+            raise FgpError(f"the network returns {len(logits)} rows of logits for {len(images)} images; pass output=")
+        targets = Targets(logits, check_labels(labels, logits), variant.classes)
+        self.active = int(targets.counts.sum())
+        self._refuse_infinite(capture.called, {name: formulas.checksum(kept) for name, kept in self._kept.items()}, "activation")
+        if by_gradient:
+            self._backward(logits, targets, capture)
+            self._refuse_infinite(capture.called, self._checksums, "gradient")
+        else:
+            for name, kept in self._kept.items():
+                self._add(name, formulas.importance(kept, None, variant) * targets.counts[:, None])
+
+    def _backward(self, logits: Tensor, targets: Targets, capture: Capture) -> None:
+        if not logits.requires_grad:
+            raise FgpError(
+                "the logits do not depend on any convolution by differentiable steps; see whether the network detaches them"
+            )
+        y = logits.softmax(1) if self._variant.target == "softmax" else logits
+        for turn, chosen in enumerate(targets, start=1):
+            torch.autograd.grad(y, capture.starts, chosen, retain_graph=turn < targets.passes, allow_unused=True)
+
+    def _on_feature(self, name: str, feature: Tensor) -> None:
+        self._kept[name] = formulas.keep(feature, self._variant)
+
+    def _on_gradient(self, name: str, gradient: Tensor) -> None:
+        self._add(name, formulas.importance(self._kept[name], gradient, self._variant))
+        self._checksums[name] = self._checksums.get(name, 0) + gradient.sum()
+
+    def _add(self, name: str, contribution: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0) + contribution.double().sum(0)
+
+    def _refuse_infinite(self, order: list[str], checksums: dict[str, Tensor], what: str) -> None:
+        names = [name for name in order if name in checksums]
+        if names:
+            finite = torch.stack([checksums[name] for name in names]).isfinite().tolist()
+            if not all(finite):
+                first = names[finite.index(False)]
+                raise FgpError(f"{first}: an {what} is NaN or infinite; check the weights and the normalisation of the images")
+
+
+def check_model(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the network's weights.
+
+    Raises:
+        FgpError: the network is in training mode, normalises by batch statistics, or is neither float32 nor float64.
+    """
+    for name, module in model.named_modules():
+        where = name or type(model).__name__
+        if module.training:
+            raise FgpError(f"{where}: in training mode; call model.eval() before scoring")
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise FgpError(
+                f"{where}: normalises by the statistics of the batch, which mixes the images; give it track_running_stats=True"
+            )
+    for name, layer in convolutions(model).items():
+        if layer.weight.dtype not in (torch.float32, torch.float64):
+            raise FgpError(f"{name}: weights are {layer.weight.dtype}; score in float32, model.float()")
+    return layer.weight.dtype
+
+
+def place(images: Tensor, model: nn.Module) -> Tensor:
+    """Return `images` on the device and in the dtype of the network's weights.
+
+    Raises:
+        FgpError: not a float tensor of shape (N, 3, H, W) with N at least 1.
+    """
+    if images.ndim != 4 or not len(images):
+        raise FgpError(f"batches: images have shape {tuple(images.shape)}; give (N, C, H, W) with at least one image")
+    if not images.is_floating_point():
+        raise FgpError(f"batches: images are {images.dtype}; give normalised floats, for example from fgp.data.batches")
+    weight = next(iter(convolutions(model).values())).weight
+    return images.detach().to(weight.device, weight.dtype)
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Let gradients flow through activations only: weights frozen, autocast off; as before on leaving."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    device = next(iter(convolutions(model).values())).weight.device.type
+    try:
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
