@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from fgp_workflow import collect
+
+from fgp.errors import FgpError
+
+
+def metrics(**changes):
+    value = {
+        **{"task": "digits-vgg16", "dataset": "digits32", "network": "vgg16", "width": 0.25, "seed": 3, "method": "fgp"},
+        **{"selection": "cumulative-0.40", "metric": "top1", "before": 41.5, "after": 97.25, "macs": 250, "params": 30},
+        **{"dense_macs": 1000, "dense_params": 60, "kept": {"a": 3, "b": 5}, "channels": {"a": 8, "b": 8}},
+        **{"score_seconds": 0.5, "train_seconds": 4.0, "epochs": 3},
+        "provenance": {
+            **{"command": "fgp finetune", "recipe": {}, "code": "abc", "commit": "0123", "dirty": True, "versions": {}},
+            **{
+                "hardware": {"cpu": "Some CPU", "cores": 2, "device": "cpu"},
+                "threads": 1,
+                "finished": "2026-01-02T03:04:05+00:00",
+            },
+        },
+    }
+    value.update(changes)
+    return value
+
+
+def put(root, value=None, where=None):
+    value = value or metrics()
+    folder = where or "{task}/seed{seed}/{method}/{selection}".format(**value)
+    path = root / folder / "metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def put_latency(root, networks, task="digits-vgg16", seed=3):
+    path = root / task / f"seed{seed}" / "latency.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    provenance = {"hardware": {"cpu": "Other CPU", "gpu": "Some GPU", "device": "cuda"}}
+    path.write_text(json.dumps({"latency": networks, "threads": 1, "provenance": provenance}))
+    return path
+
+
+def numbers(median=2.0):
+    return {"median_ms": median, "q1_ms": 1.5, "q3_ms": 2.5, "images_per_second": 1000 / median}
+
+
+def test_units_and_shares(tmp_path):
+    (row,) = collect.collect([put(tmp_path)])
+    assert (row["before_percent"], row["after_percent"]) == (41.5, 97.25)
+    assert (row["macs_remaining_percent"], row["params_remaining_percent"], row["kept_percent"]) == (25.0, 50.0, 50.0)
+    assert (row["commit"], row["dirty"], row["hardware"]) == ("0123", True, "Some CPU, cpu, threads 1")
+    assert row["finished"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_latency_is_joined_and_columns_sorted_by_batch_size(tmp_path):
+    networks = {"fgp/cumulative-0.40": {"128": numbers(8.0), "1": numbers()}, "l1/gone": {"1": numbers()}}
+    rows = collect.collect([put(tmp_path)], [put_latency(tmp_path, networks)])
+    collect.write(rows, tmp_path / "cells.csv")
+    (row,) = collect.read(tmp_path / "cells.csv")
+    assert row["latency_b1_median_ms"] == 2.0
+    assert row["latency_b128_images_per_second"] == 125.0
+    assert row["latency_hardware"] == "Other CPU, Some GPU, threads 1"
+    assert [name for name in row if name.endswith("median_ms")] == ["latency_b1_median_ms", "latency_b128_median_ms"]
+
+
+def test_csv_reads_back_what_was_written(tmp_path):
+    paths = [put(tmp_path), put(tmp_path, metrics(method="dense", selection="unpruned", before=None, score_seconds=None))]
+    rows = collect.collect(paths)
+    collect.write(rows, tmp_path / "cells.csv")
+    assert collect.read(tmp_path / "cells.csv") == rows
+    assert [row["method"] for row in rows] == ["dense", "fgp"]
+    assert rows[0]["before_percent"] is None
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "digits-vgg16/seed3/fgp/cumulative-0.35",
+        "digits-vgg16/seed3/l1/cumulative-0.40",
+        "digits-vgg16/seed4/fgp/cumulative-0.40",
+        "digits-vgg16/3/fgp/cumulative-0.40",
+        "other/seed3/fgp/cumulative-0.40",
+    ],
+)
+def test_cell_that_contradicts_its_path(tmp_path, where):
+    path = put(tmp_path, where=where)
+    with pytest.raises(FgpError, match=r"content belongs to digits-vgg16/seed3/fgp/cumulative-0\.40"):
+        collect.cell(path)
+
+
+def test_duplicate_cell(tmp_path):
+    paths = [put(tmp_path / "a"), put(tmp_path / "b")]
+    with pytest.raises(FgpError, match="same cell as"):
+        collect.collect(paths)
+
+
+@pytest.mark.parametrize("key", list(metrics()))
+def test_missing_key_is_named(tmp_path, key):
+    value = metrics()
+    del value[key]
+    path = put(tmp_path, value, where="digits-vgg16/seed3/fgp/cumulative-0.40")
+    with pytest.raises(FgpError, match=rf"metrics\.json: {key}: missing"):
+        collect.cell(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("after", None), ("after", "97"), ("macs", 0), ("kept", {"a": 3}), ("seed", True)])
+def test_wrong_value_is_named(tmp_path, key, value):
+    path = put(tmp_path, metrics(**{key: value}), where="digits-vgg16/seed3/fgp/cumulative-0.40")
+    with pytest.raises(FgpError, match=key):
+        collect.cell(path)
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"fgp": {"1": numbers()}}, "latency.fgp: expected <method>/<selection>"),
+        ({"fgp/x": {"one": numbers()}}, r"latency.fgp/x.one"),
+        ({"fgp/x": {"1": {"median_ms": 2.0}}}, r"latency.fgp/x.1.q1_ms: expected a number, found None"),
+        ({"fgp/x": {"1": {**numbers(), "q3_ms": float("nan")}}}, "q3_ms"),
+        ({"fgp/x": 3}, "latency.json: key fgp/x"),
+        ([], "key latency"),
+    ],
+)
+def test_wrong_latency_is_named(tmp_path, networks, message):
+    path = put_latency(tmp_path, networks)
+    with pytest.raises(FgpError, match=message):
+        collect.latencies(path)
+
+
+def test_latency_measured_twice_or_misplaced(tmp_path):
+    networks = {"fgp/x": {"1": numbers()}}
+    paths = [put_latency(tmp_path / "a", networks), put_latency(tmp_path / "b", networks)]
+    with pytest.raises(FgpError, match="also measured"):
+        collect.collect([put(tmp_path)], paths)
+    misplaced = tmp_path / "latency.json"
+    misplaced.write_text(paths[0].read_text())
+    with pytest.raises(FgpError, match="expected a path"):
+        collect.latencies(misplaced)
+
+
+def test_command_with_a_list_file(tmp_path, capsys):
+    paths = [put(tmp_path), put_latency(tmp_path, {"fgp/cumulative-0.40": {"1": numbers()}})]
+    (tmp_path / "list").write_text("\n".join(map(str, paths)) + "\n\n")
+    assert collect.main(["--list", str(tmp_path / "list"), "--out", str(tmp_path / "out" / "cells.csv")]) == 0
+    (row,) = collect.read(tmp_path / "out" / "cells.csv")
+    assert row["latency_b1_q1_ms"] == 1.5
+    assert collect.main(["--list", str(tmp_path / "absent"), "--out", str(tmp_path / "cells.csv")]) == 1
+    assert collect.main(["--out", str(tmp_path / "cells.csv")]) == 1
+    assert "--list" in capsys.readouterr().err
+    assert not (tmp_path / "cells.csv").exists()
+
+
+def test_error_leaves_the_old_file(tmp_path):
+    out = tmp_path / "cells.csv"
+    out.write_text("old")
+    path = put(tmp_path, where="digits-vgg16/seed3/fgp/other")
+    assert collect.main(["--metrics", str(path), "--out", str(out)]) == 1
+    assert out.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text.replace("after_percent", "after"), "lacks the columns after_percent"),
+        (lambda text: text.replace("97.25", "high"), "column after_percent: 'high' is no number"),
+        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
+        (lambda text: text.strip() + ",surplus\n", "more or fewer fields"),
+        (lambda text: text[: text.rindex(",97.25")] + "\n", "more or fewer fields"),
+    ],
+)
+def test_damaged_csv(tmp_path, edit, message):
+    out = tmp_path / "cells.csv"
+    collect.write(collect.collect([put(tmp_path)]), out)
+    out.write_text(edit(out.read_text()))
+    with pytest.raises(FgpError, match=message):
+        collect.read(out)
+
+
+def test_csv_absent(tmp_path):
+    with pytest.raises(FgpError, match="cannot be read"):
+        collect.read(tmp_path / "cells.csv")
+
+
+def test_hundreds_of_files_are_quick(tmp_path):
+    paths = [put(tmp_path, metrics(seed=seed, selection=f"macs-0.{i}")) for seed in range(10) for i in range(50)]
+    start = time.perf_counter()
+    assert len(collect.collect(paths)) == 500
+    assert time.perf_counter() - start < 5
+
+
+def test_loads_no_torch():
+    code = "import sys, fgp_workflow.collect, fgp_workflow.tables, fgp_workflow.figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
