@@ -1,0 +1,81 @@
+"""Choose the channels that stay, from scores
+
+Selections:
+cumulative-K, count-K, global-K, macs-BUDGET, peak-K, bottom-K, rand-K, peak-rand-K-of-P and bottom-rand-K-of-P (K of
+all channels, out of the best or worst P; with -pool appended, K of the pool). BUDGET is a fraction of the dense MACs if it is
+at most 1, else MACs. Layers that reach a residual sum stay whole unless --tied is given.
+"""
+
+import argparse
+
+from fgp import selections
+from fgp.errors import FgpError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this subcommand."""
+    parser.add_argument("--scores", required=True, metavar="FILE", help="scores (`fgp score`)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the dense network (`fgp train`)")
+    add_input_size(parser)
+    parser.add_argument("--selection", required=True, metavar="NAME", help="e.g. cumulative-0.40 or macs-0.2368")
+    parser.add_argument("--rule", choices=selections.RULES, default="cumulative", help="how macs-* chooses (default: cumulative)")
+    parser.add_argument("--tied", action="store_true", help="prune layers that reach a residual sum too, together")
+    parser.add_argument("--seed", type=int, default=0, help="of the random selections (default: 0)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="plan to write (JSON)")
+
+
+def add_input_size(parser: argparse.ArgumentParser) -> None:
+    """Add --data and --input-size, of which one is required."""
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--data", metavar="FILE", help="prepared data, whose image size is used")
+    size.add_argument("--input-size", nargs=3, type=int, metavar=("C", "H", "W"), help="image size")
+
+
+def read_example_input(args: argparse.Namespace):
+    """Return an image batch of the size that --data or --input-size names, shape (1, C, H, W), without contents.
+
+    Raises:
+        FgpError: the data file cannot be read, or a size is below 1.
+    """
+    import torch
+
+    from fgp.data import read_header
+
+    shape = args.input_size or read_header(args.data).shape
+    if min(shape) < 1:
+        raise FgpError(f"--input-size {' '.join(map(str, shape))}: give sizes of at least 1")
+    return torch.empty(1, *shape, device="meta")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Select channels and write `--out`."""
+    selection = selections.parse(args.selection)
+    from fgp import provenance
+    from fgp.checkpoint import load
+    from fgp.plans import save_plan
+    from fgp.scoring.files import load_scores
+    from fgp.surgery import Structure
+
+    scores, about = load_scores(args.scores)
+    model = load(args.weights)
+    spec = model.fgp_spec and model.fgp_spec.to_dict()
+    if about.get("spec") != spec:
+        raise FgpError(
+            f"{args.scores}: scores of the network {about.get('spec')}, but {args.weights} holds {spec}; score that network"
+        )
+    structure = Structure(model, read_example_input(args), args.tied)
+    plan = selection(scores, structure, seed=args.seed, rule=args.rule)
+    save_plan(
+        args.out,
+        plan=plan,
+        selection=selection.name,
+        spec=spec,
+        macs=structure.macs(plan),
+        dense_macs=structure.macs(),
+        params=structure.params(plan),
+        dense_params=structure.params(),
+        kept=structure.kept(plan),
+        channels=structure.kept(),
+        tied=args.tied,
+        provenance=provenance.collect(scores=args.scores, rule=args.rule, seed=args.seed),
+    )

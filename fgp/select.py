@@ -1,0 +1,263 @@
+"""Choosing the channels that stay, from scores.
+
+Every function takes scores {layer: tensor (C_out,)}, high = keep, and returns a plan {layer: sorted kept indices}; each layer
+keeps at least one channel and ties go to the lower index. Choose from scores that `fgp.prunable` returns: layers that stay whole
+are absent there, and coupled layers are one entry.
+"""
+
+import warnings
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from fgp.errors import FgpError
+from fgp.selections import RULES, Selection, check_pool, check_share, parse, portion
+from fgp.surgery import Plan, Scores, Structure
+
+__all__ = [
+    "Selection", "bottom", "bottom_rand", "count", "cumulative", "global_threshold", "match_budget", "match_macs", "parse",
+    "peak", "peak_rand", "rand",
+]  # fmt: skip
+
+_CLOSE_ENOUGH = 0.005
+_ROUNDING = 1e-12
+
+
+def cumulative(scores: Scores, k: float) -> Plan:
+    """Keep the smallest prefix, by descending score, whose sum reaches `k` of the layer's total (FGP, Section 5.4).
+
+    The channel that crosses the threshold stays. k = 1 keeps every positive channel and drops those of score 0. A layer whose
+    scores are all 0 keeps its first channel. Sums are float64, equality up to 1e-12 of the total.
+
+    Raises:
+        FgpError: k outside (0, 1]; scores not finite or negative.
+    """
+    check_share(k, "k")
+    plan = {}
+    for name, values in _checked(scores, signed=False).items():
+        order = _descending(values)
+        sums = values[order].cumsum(0)
+        number = int((values > 0).sum() if k == 1 else (sums < k * sums[-1] * (1 - _ROUNDING)).sum() + 1)
+        plan[name] = _sorted(order[: max(1, number)])
+    return plan
+
+
+def count(scores: Scores, k: float) -> Plan:
+    """Keep the ceil(k C) best channels of each layer (FGP, Eq. 11).
+
+    Raises:
+        FgpError: k outside (0, 1]; scores not finite.
+    """
+    check_share(k, "k")
+    return {name: _sorted(_descending(v)[: portion(k, len(v))]) for name, v in _checked(scores).items()}
+
+
+def global_threshold(scores: Scores, share: float) -> Plan:
+    """Keep the best ceil(share N) of all N channels of the network, and the best of each layer whatever its score.
+
+    Ties go to the earlier layer, then to the lower index.
+
+    Raises:
+        FgpError: share outside (0, 1]; scores not finite.
+    """
+    check_share(share, "share")
+    checked = _checked(scores)
+    if not checked:
+        return {}
+    best = _descending(torch.cat(list(checked.values())))
+    kept = torch.zeros(len(best), dtype=torch.bool)
+    kept[best[: portion(share, len(best))]] = True
+    plan = {}
+    for (name, values), mask in zip(checked.items(), kept.split([len(v) for v in checked.values()]), strict=True):
+        mask[values.argmax()] = True
+        plan[name] = mask.nonzero().flatten().tolist()
+    return plan
+
+
+def peak(scores: Scores, k: float) -> Plan:
+    """Keep the ceil(k C) best channels of each layer: the `Peak k` of the paper's Fig. 4, the same choice as `count`."""
+    return count(scores, k)
+
+
+def bottom(scores: Scores, k: float) -> Plan:
+    """Keep the ceil(k C) worst channels of each layer (the paper's Fig. 4); ties go to the higher index here.
+
+    Raises:
+        FgpError: k outside (0, 1]; scores not finite.
+    """
+    check_share(k, "k")
+    return {name: _sorted(_descending(v)[-portion(k, len(v)) :]) for name, v in _checked(scores).items()}
+
+
+def rand(scores: Scores, share: float, seed: int) -> Plan:
+    """Keep ceil(share C) channels of each layer at random; of the scores only the lengths count.
+
+    Raises:
+        FgpError: share outside (0, 1]; scores not finite.
+    """
+    check_share(share, "share")
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: _sorted(torch.randperm(len(v), generator=generator)[: portion(share, len(v))])
+        for name, v in _checked(scores).items()
+    }
+
+
+def peak_rand(scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all") -> Plan:
+    """Keep random channels out of the ceil(of C) best of each layer (the paper's Fig. 4, "30 % from the top 50 %").
+
+    Args:
+        scores: see the module.
+        share: how many: ceil(share C) with base "all", ceil(share * ceil(of C)) with base "pool".
+        of: the pool.
+        seed: of the draw.
+        base: the paper does not say which; "all" is the suite's reading.
+
+    Raises:
+        FgpError: a share outside (0, 1], or more channels than the pool holds; scores not finite.
+    """
+    return _draw({name: _descending(v) for name, v in _checked(scores).items()}, share, of, seed, base)
+
+
+def bottom_rand(scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all") -> Plan:
+    """Keep random channels out of the ceil(of C) worst of each layer; see `peak_rand`."""
+    return _draw({name: _descending(v).flip(0) for name, v in _checked(scores).items()}, share, of, seed, base)
+
+
+def match_macs(
+    scores: Scores, model: nn.Module, example_input: Tensor, budget: float, rule: str = "cumulative", tied: bool = False
+) -> Plan:
+    """Choose channels so that the pruned network costs `budget` MACs.
+
+    Every rule admits channels in some order as its parameter grows. The plan is the point of that order that is nearest to the
+    budget, found by bisection; channels that enter together (`count` takes one in every layer) enter one by one. Where that is
+    more than 0.5 % away, the plan just below the budget takes further channels, each the next one of some layer, whatever its
+    turn: the one that fills most of the gap.
+
+    Args:
+        scores: of single convolutions, as `fgp.score` returns them.
+        model: the dense network.
+        example_input: tensor (N, C, H, W), the input size at which MACs count.
+        budget: a fraction of the dense MACs if at most 1, else MACs of one image.
+        rule: "cumulative", "count" or "global".
+        tied: see `fgp.prune`.
+
+    Warns:
+        UserWarning: no plan within 0.5 % of the budget was found; the nearest is returned.
+
+    Raises:
+        FgpError: the budget is out of reach (the message gives the range), unknown rule, or bad scores.
+    """
+    return match_budget(scores, Structure(model, example_input, tied), budget, rule)
+
+
+def match_budget(scores: Scores, structure: Structure, budget: float, rule: str = "cumulative") -> Plan:
+    """Do the work of `match_macs` on a network that is already traced."""
+    if rule not in RULES:
+        raise FgpError(f"rule {rule!r}: unknown; use one of {', '.join(RULES)}")
+    gathered = _checked(structure.gather(scores), signed=rule != "cumulative")
+    ranked = {name: _descending(values).tolist() for name, values in gathered.items()}
+    queue = _queue(gathered, rule)
+
+    def plan_of(layers: list[str]) -> Plan:
+        counts = Counter(layers)
+        return structure.applied({name: order[: 1 + counts[name]] for name, order in ranked.items()})
+
+    dense, least = structure.macs(), structure.macs(plan_of([]))
+    target = budget * dense if budget <= 1 else budget
+    if not least * (1 - _CLOSE_ENOUGH) <= target <= dense:
+        raise FgpError(
+            f"budget {budget}: {target:,.0f} MACs cannot be reached; pruning reaches {least:,} to {dense:,} MACs "
+            f"({least / dense:.4f} to 1 of the dense network)"
+        )
+    low, high = 0, len(queue)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if structure.macs(plan_of(queue[:middle])) <= target:
+            low = middle
+        else:
+            high = middle
+
+    def distance(plan: Plan) -> float:
+        return abs(structure.macs(plan) - target)
+
+    best = min(plan_of(queue[:low]), plan_of(queue[:high]), key=distance)
+    if distance(best) > _CLOSE_ENOUGH * target:
+        best = min(best, _filled_up(plan_of(queue[:low]), ranked, structure, target), key=distance)
+    if distance(best) > _CLOSE_ENOUGH * target:
+        warnings.warn(
+            f"budget {budget}: the nearest plan has {structure.macs(best):,} MACs instead of {target:,.0f}; "
+            "the layers are too small for a closer one",
+            stacklevel=2,
+        )
+    return best
+
+
+def _filled_up(plan: Plan, ranked: dict[str, list[int]], structure: Structure, target: float) -> Plan:
+    """Add the next channel of a layer, always the one that fills most of the gap to `target`, until it is closed or none fits."""
+    while target - structure.macs(plan) > _CLOSE_ENOUGH * target:
+        larger = [
+            structure.applied({**plan, name: order[: len(plan[name]) + 1]})
+            for name, order in ranked.items()
+            if len(plan[name]) < len(order)
+        ]
+        fitting = [option for option in larger if structure.macs(option) <= target * (1 + _CLOSE_ENOUGH)]
+        if not fitting:
+            break
+        plan = max(fitting, key=structure.macs)
+    return plan
+
+
+def _queue(gathered: Scores, rule: str) -> list[str]:
+    """Return the layers in the order in which a growing parameter of the rule admits their channels, the best ones set apart.
+
+    The channel at rank r of a layer enters `cumulative(k)` once k exceeds the share that the r better ones hold, `count(k)` once
+    k exceeds r / C, and `global_threshold` by its score. Channels that enter together stand by rank, then by layer.
+    """
+    entries = []
+    for position, (name, values) in enumerate(gathered.items()):
+        best_first = values[_descending(values)]
+        if rule == "cumulative":
+            sums = best_first.cumsum(0)
+            enters = (sums - best_first) / sums[-1] if sums[-1] > 0 else torch.ones_like(sums)
+        elif rule == "count":
+            enters = torch.arange(len(best_first), dtype=torch.float64) / len(best_first)
+        else:
+            enters = -best_first
+        entries += [(when, rank, position, name) for rank, when in enumerate(enters.tolist()) if rank > 0]
+    return [name for *_, name in sorted(entries)]
+
+
+def _draw(pools: dict[str, Tensor], share: float, of: float, seed: int, base: str) -> Plan:
+    check_pool(share, of, base, "share")
+    generator = torch.Generator().manual_seed(seed)
+    plan = {}
+    for name, order in pools.items():
+        size = portion(of, len(order))
+        number = portion(share, len(order) if base == "all" else size)
+        plan[name] = _sorted(order[torch.randperm(size, generator=generator)[:number]])
+    return plan
+
+
+def _checked(scores: Scores, signed: bool = True) -> Scores:
+    checked = {}
+    for name, values in scores.items():
+        if values.dim() != 1 or len(values) == 0:
+            raise FgpError(f"scores of {name}: expected one number a channel, found shape {tuple(values.shape)}")
+        if not torch.isfinite(values).all():
+            raise FgpError(f"scores of {name}: not all finite; compute the scores again")
+        if not signed and (values < 0).any():
+            raise FgpError(
+                f"scores of {name}: negative, so that shares of their sum mean nothing; select by count or global instead"
+            )
+        checked[name] = values.detach().to("cpu", torch.float64)
+    return checked
+
+
+def _descending(values: Tensor) -> Tensor:
+    return values.argsort(descending=True, stable=True)
+
+
+def _sorted(indices: Tensor) -> list[int]:
+    return sorted(indices.tolist())

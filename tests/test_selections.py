@@ -1,0 +1,70 @@
+"""The grammar of selection names."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fgp.models
+from fgp import select, selections
+from fgp.errors import FgpError
+from fgp.surgery import Structure
+
+
+def test_every_listed_name_is_legal():
+    for name in selections.NAMES:
+        assert selections.parse(name).name == name
+
+
+def test_parts_of_a_name():
+    parsed = selections.parse("peak-rand-0.30-of-0.50-pool")
+    assert (parsed.kind, parsed.value, parsed.of, parsed.base) == ("peak-rand", 0.3, 0.5, "pool")
+    assert selections.parse("macs-74160000").value == 74160000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cummulative-0.40", "legal forms are like cumulative-0.40"),
+        ("cumulative-.4", "legal forms"),
+        ("cumulative", "legal forms"),
+        ("peak-rand-0.30", "peak-rand-0.30-of-0.50"),
+        ("", "legal forms"),
+        ("count-0.40 ", "legal forms"),
+        ("cumulative-0", "out of range"),
+        ("count-1.5", "out of range"),
+        ("macs-0", "above 0"),
+        ("peak-rand-0.60-of-0.50", "do not fit"),
+        ("peak-rand-0.30-of-0", "out of range"),
+    ],
+)
+def test_illegal_names(name, message):
+    with pytest.raises(FgpError, match=message):
+        selections.parse(name)
+
+
+def test_names_mean_the_rules():
+    model, x = fgp.models.build("resnet50", 10, 0.125), torch.empty(1, 3, 32, 32, device="meta")
+    scores = {name: torch.rand(m.out_channels) for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    structure = Structure(model, x)
+    gathered = structure.gather(scores)
+    expected = {
+        "cumulative-0.40": select.cumulative(gathered, 0.4),
+        "count-0.40": select.count(gathered, 0.4),
+        "global-0.40": select.global_threshold(gathered, 0.4),
+        "macs-0.6": select.match_macs(scores, model, x, 0.6, "count"),
+        "peak-0.30": select.peak(gathered, 0.3),
+        "bottom-0.30": select.bottom(gathered, 0.3),
+        "rand-0.30": select.rand(gathered, 0.3, 7),
+        "peak-rand-0.30-of-0.50": select.peak_rand(gathered, 0.3, 0.5, 7),
+        "bottom-rand-0.30-of-0.50": select.bottom_rand(gathered, 0.3, 0.5, 7),
+        "peak-rand-0.30-of-0.50-pool": select.peak_rand(gathered, 0.3, 0.5, 7, "pool"),
+    }
+    for name, plan in expected.items():
+        assert select.parse(name)(scores, structure, seed=7, rule="count") == plan, name
+
+
+def test_names_do_not_load_torch():
+    code = "import sys, fgp.selections, fgp.plans, fgp.cli.plan, fgp.cli.prune; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
