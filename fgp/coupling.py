@@ -7,7 +7,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,9 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         set_branches(shell)
         _, calls = _count(shell, shape)
     reused = {name for name, count in calls.items() if count > 1}
-    return Trace(_outputs(shell, shape, reused), positions)
+    outputs = _outputs(shell, shape, reused)
+    idle = "it runs in training mode only, where nothing says what its channels are worth"
+    return Trace({name: found if name in positions else replace(found, whole=idle) for name, found in outputs.items()}, positions)
 
 
 def _count(shell: nn.Module, shape: Tensor) -> tuple[dict[str, int], dict[str, int]]:

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from fgp_workflow import collect
 
 from fgp.errors import FgpError
@@ -143,16 +144,31 @@ def test_latency_measured_twice_or_misplaced(tmp_path):
         collect.latencies(misplaced)
 
 
-def test_command_with_a_list_file(tmp_path, capsys):
-    paths = [put(tmp_path), put_latency(tmp_path, {"fgp/cumulative-0.40": {"1": numbers()}})]
-    (tmp_path / "list").write_text("\n".join(map(str, paths)) + "\n\n")
-    assert collect.main(["--list", str(tmp_path / "list"), "--out", str(tmp_path / "out" / "cells.csv")]) == 0
-    (row,) = collect.read(tmp_path / "out" / "cells.csv")
-    assert row["latency_b1_q1_ms"] == 1.5
-    assert collect.main(["--list", str(tmp_path / "absent"), "--out", str(tmp_path / "cells.csv")]) == 1
-    assert collect.main(["--out", str(tmp_path / "cells.csv")]) == 1
-    assert "--list" in capsys.readouterr().err
+def test_command_collects_the_cells_of_a_configuration(tmp_path, capsys):
+    task = {"dataset": "digits", "network": "vgg16", "recipe": "short", "finetune": "short"}
+    config = {
+        "run": "x",
+        "seeds": [3],
+        "datasets": {"digits": {"source": "digits"}},
+        "recipes": {"short": {"epochs": 1, "lr": 0.1}},
+        "tasks": {"digits-vgg16": task},
+        "methods": [],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "cells.csv")]
+    assert collect.main(words) == 1
+    assert "digits-vgg16/seed3/dense/unpruned/metrics.json" in capsys.readouterr().err
     assert not (tmp_path / "cells.csv").exists()
+    put(tmp_path, metrics(method="dense", selection="unpruned"))
+    put_latency(tmp_path, {"dense/unpruned": {"1": numbers()}})
+    assert collect.main(words) == 0
+    (row,) = collect.read(tmp_path / "cells.csv")
+    assert row["latency_b1_q1_ms"] == 1.5
+
+
+def test_command_needs_something_to_collect(tmp_path, capsys):
+    assert collect.main(["--out", str(tmp_path / "cells.csv")]) == 1
+    assert "--config" in capsys.readouterr().err
 
 
 def test_error_leaves_the_old_file(tmp_path):

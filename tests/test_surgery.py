@@ -350,3 +350,11 @@ def test_macs_of_a_plan_do_not_warn(resnet):
 def test_timm_is_not_imported():
     code = "import sys, fgp.surgery; assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_layers_that_run_in_training_mode_only_stay_whole():
+    model = fgp.models.build("deeplabv3", 5, 1 / 16)
+    structure = Structure(model, torch.empty(1, 3, 64, 64, device="meta"))
+    (auxiliary,) = [group for group in structure.groups if group.leader == "auxiliary.0"]
+    assert "training mode only" in auxiliary.whole
+    assert all(group.leader != "auxiliary.0" for group in structure.prunable)

@@ -15,6 +15,8 @@ from fgp.errors import FgpError
 from fgp.files import atomic, read_json
 from fgp.metrics import read_metrics
 
+from fgp_workflow.inputs import read_grid
+
 KEYS = ("task", "seed", "method", "selection")
 _TEXTS = (*("task", "dataset", "network", "method", "selection", "metric"), "commit", "hardware", "finished", "latency_hardware")
 _INTEGERS = ("seed", "macs", "params", "dense_macs", "dense_params", "epochs")
@@ -185,29 +187,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fgp_workflow.collect", description=__doc__.splitlines()[0])
     parser.add_argument("--metrics", nargs="*", default=[], metavar="FILE", help="metrics.json files")
     parser.add_argument("--latency", nargs="*", default=[], metavar="FILE", help="latency.json files")
-    parser.add_argument("--list", metavar="FILE", help="a file with further paths, one a line; told apart by their file names")
+    parser.add_argument("--config", metavar="FILE", help="the resolved configuration of a run: collect its cells, below its folder")
     parser.add_argument("--out", required=True, metavar="FILE", help="cells.csv")
     args = parser.parse_args(argv)
     try:
         metrics, latency = list(args.metrics), list(args.latency)
-        for path in _lines(args.list):
-            (latency if Path(path).name == "latency.json" else metrics).append(path)
+        if args.config:
+            folder = Path(args.config).parent
+            grid = read_grid(args.config)
+            metrics += [folder / cell / "metrics.json" for cell in grid.folders()]
+            latency += [folder / task / f"seed{seed}" / "latency.json" for task in grid.tasks for seed in grid.config.seeds]
         if not metrics:
-            raise FgpError("--metrics, --list: no metrics.json given")
+            raise FgpError("--metrics, --config: no metrics.json given")
         write(collect(metrics, latency), args.out)
     except FgpError as error:
         print(f"collect: error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _lines(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        return [line for line in Path(path).read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise FgpError(f"--list {path}: cannot be read ({error.strerror})") from None
 
 
 if __name__ == "__main__":

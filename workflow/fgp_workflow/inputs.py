@@ -7,6 +7,9 @@ import yaml
 
 from fgp.errors import FgpError
 
+from fgp_workflow.config import load
+from fgp_workflow.grid import Grid
+
 
 def read_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML mapping.
@@ -25,12 +28,15 @@ def read_yaml(path: str | os.PathLike) -> dict:
     return value
 
 
-def read_config(path: str | os.PathLike) -> dict:
-    """Read and check an experiment's configuration; the result is plain, every default filled in.
+def read_grid(path: str | os.PathLike) -> Grid:
+    """Read and check an experiment's configuration.
 
     Raises:
         FgpError: as `read_yaml` and `fgp_workflow.config.load`.
     """
-    from fgp_workflow import config
+    return Grid(load(read_yaml(path), str(path)))
 
-    return config.load(read_yaml(path), str(path)).model_dump(mode="json")
+
+def read_config(path: str | os.PathLike) -> dict:
+    """Read and check an experiment's configuration; the result is plain, every default filled in."""
+    return read_grid(path).config.model_dump(mode="json")

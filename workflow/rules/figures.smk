@@ -2,6 +2,7 @@ rule figure:
     input:
         cells=f"{ROOT}/cells.csv",
         config=f"{ROOT}/config.yaml",
+        printed=f"{workflow.basedir}/results/paper/tables.yaml",
     output:
         f"{ROOT}/figures/fig{{figure}}.pdf",
         report(

@@ -33,7 +33,6 @@ rule collect:
     output:
         f"{ROOT}/cells.csv",
     params:
-        root=ROOT,
         code=stage_code("fgp_workflow.collect"),
     log:
         f"{ROOT}/logs/collect.log",
@@ -42,7 +41,7 @@ rule collect:
     message:
         "collect the cells"
     shell:
-        "python -m fgp_workflow.collect --root {params.root} --config {input.config} --out {output} > {log} 2>&1"
+        "python -m fgp_workflow.collect --config {input.config} --out {output} > {log} 2>&1"
 
 
 rule resolved_config:

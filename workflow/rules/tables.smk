@@ -19,7 +19,7 @@ rule table:
         f"{ROOT}/tables/table{{table}}.tex",
     params:
         folder=f"{ROOT}/tables",
-        code=stage_code("fgp_workflow.tables"),
+        code=stage_code("fgp_workflow.tables", *map(method_code, CONFIG.methods)),
     wildcard_constraints:
         table="[123]",
     log:
