@@ -12,6 +12,7 @@ LEAST = {"digits-vgg16": 97.0, "digits-resnet50": 97.0, "scenes-segnet": 50.0, "
 
 
 def main() -> None:
+    """Print what was found; exit with status 1 if anything is missing or wrong."""
     file = "config/demo.yaml"
     grid = Grid(load(yaml.safe_load(Path(file).read_text()), file))
     root = Path("results/demo")
@@ -22,7 +23,9 @@ def main() -> None:
     problems = [f"missing: {path}" for path in wanted if not path.exists() or not path.stat().st_size]
     cells = pd.read_csv(root / "cells.csv")
     dense = cells[cells.method == "dense"].groupby("task").after_percent.min()
-    problems += [f"{task}: dense {dense[task]:.2f} %, expected {least} %" for task, least in LEAST.items() if not dense[task] > least]
+    problems += [
+        f"{task}: dense {dense[task]:.2f} %, expected {least} %" for task, least in LEAST.items() if not dense[task] > least
+    ]
     if len(cells) != len(grid.folders()):
         problems.append(f"cells.csv has {len(cells)} rows, the grid {len(grid.folders())}")
     if cells.drop(columns=["before_percent", "score_seconds"]).isna().any(axis=None):

@@ -13,11 +13,11 @@ class Method:
         label: name in tables and figures.
         kind: one of `KINDS`.
         needs: what scoring reads: any of "weights", "forward", "gradient", "labels", "seed".
-        selection: how `macs-<budget>` selects channels on these scores: "cumulative", "count" (same ratio in every layer) or
-            "global" (one threshold over all layers).
+        selection: how `macs-<budget>` selects on these scores: "cumulative", "count" (same ratio in every layer) or "global" (one
+            threshold over all layers).
         tasks: task types it is defined for.
         paper_name: row name in the paper's printed tables, None where the paper has no such row.
-        approximate: what was completed by us and from what; the tables then mark the row "approx.". None if the definition is public.
+        approximate: what was completed by us, from what; the tables mark the row "approx."; None if the definition is public.
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
         equal: for kind "scratch", "epochs" (as many epochs as the dense network) or "flops" (as many training FLOPs, at most twice
             the epochs).

@@ -1,12 +1,14 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
-from fgp.errors import FgpError
 from fgp_workflow import config_docs
 from fgp_workflow.commands import Commands
 from fgp_workflow.config import load
-from fgp_workflow.grid import Cell, Grid
+from fgp_workflow.grid import Batch, Cell, Grid
+
+from fgp.errors import FgpError
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +71,13 @@ def test_grid_holds_tables_and_figures_without_duplicates():
     cells = grid().cells
     assert len(cells) == len(set(cells))
     vgg = {cell.path for cell in cells if cell.task == "digits-vgg16"}
-    assert {"fgp/cumulative-0.35", "fgp/macs-0.2368", "l1/macs-0.2655", "scratch-b/macs-0.2368", "fgp/peak-rand-0.30-of-0.50"} <= vgg
+    assert {
+        "fgp/cumulative-0.35",
+        "fgp/macs-0.2368",
+        "l1/macs-0.2655",
+        "scratch-b/macs-0.2368",
+        "fgp/peak-rand-0.30-of-0.50",
+    } <= vgg
     assert {cell.path for cell in cells if cell.task == "digits-vgg16-c4"} == {"fgp/cumulative-0.40"}
 
 
@@ -90,20 +98,25 @@ def test_printed_budget_of_one_method_adds_a_cell_for_that_method_only():
 def test_batches_hold_every_cell_once_and_one_task_and_method_each(size):
     made = grid(cells_per_job=size)
     batches = list(made.batches())
-    assert [cell for batch in batches for cell in batch] == made.cells
-    assert all(len({(cell.task, cell.method) for cell in batch}) == 1 and len(batch) <= size for batch in batches)
+    assert [cell for batch in batches for cell in batch.cells] == made.cells
+    assert len({batch.name for batch in batches}) == len(batches)
+    assert all(len({(cell.task, cell.method) for cell in batch.cells}) == 1 and len(batch.cells) <= size for batch in batches)
 
 
 def test_commands_of_a_cell_plan_prune_and_fine_tune_in_one_process():
     commands = Commands(grid())
-    words = commands.cells([Cell("digits-vgg16", "slimming", "macs-0.2368")], 1).split()
-    assert [words[0], *(after for word, after in zip(words, words[1:], strict=False) if word == "then")] == ["plan", "prune", "finetune"]
+    words = commands.cells(Batch((Cell("digits-vgg16", "slimming", "macs-0.2368"),)), 1).split()
+    assert [words[0], *(after for word, after in pairwise(words) if word == "then")] == [
+        "plan",
+        "prune",
+        "finetune",
+    ]
     assert words[words.index("--rule") + 1] == "global"
     assert "results/demo/digits-vgg16/seed1/slimming/sparse/model.safetensors" in words
 
 
 def test_scratch_control_copies_the_plan_and_trains():
-    words = Commands(grid()).cells([Cell("digits-vgg16", "scratch-b", "macs-0.2368")], 0).split()
+    words = Commands(grid()).cells(Batch((Cell("digits-vgg16", "scratch-b", "macs-0.2368"),)), 0).split()
     assert "results/demo/digits-vgg16/seed0/fgp/macs-0.2368/plan.json" in words
     assert words[words.index("--epochs-scale") + 1] == "flops"
     assert "finetune" not in words

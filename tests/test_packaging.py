@@ -30,7 +30,9 @@ def test_conda_and_pip_users_get_the_same_packages():
 
 
 def test_every_package_of_the_tree_is_installed():
-    files = subprocess.run(["git", "ls-files", "*/__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files", "*/__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     for folder in (ROOT, ROOT / "workflow"):
         packages = set(tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
         found = [(ROOT / file).parent.relative_to(folder) for file in files if (ROOT / file).is_relative_to(folder)]

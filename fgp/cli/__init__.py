@@ -50,7 +50,11 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         module = importlib.import_module(f"fgp.cli.{name}")
         summary = module.__doc__.splitlines()[0]
         subparser = subparsers.add_parser(
-            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

@@ -11,7 +11,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
 
 
-def set_up_device(args: argparse.Namespace):  # noqa: ANN201 (torch is imported on use)
+def set_up_device(args: argparse.Namespace):
     """Apply --threads and return the torch.device that --device names.
 
     Raises:
@@ -32,7 +32,9 @@ def set_up_device(args: argparse.Namespace):  # noqa: ANN201 (torch is imported 
 
 def add_tags(parser: argparse.ArgumentParser) -> None:
     """Add --tag KEY=VALUE, copied into the metrics as they are."""
-    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="an entry for the metrics file; repeatable")
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="KEY=VALUE", help="an entry for the metrics file; repeatable"
+    )
 
 
 def tags(args: argparse.Namespace) -> dict[str, str]:

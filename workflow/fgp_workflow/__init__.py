@@ -1,0 +1,1 @@
+"""What the Snakemake workflow is made of: configuration, grid of cells, command lines, tables and figures."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from fgp.errors import FgpError
 from fgp.files import atomic, read_json
 from fgp.metrics import read_metrics
-
 from fgp_workflow.inputs import read_grid
 
 KEYS = ("task", "seed", "method", "selection")
@@ -187,7 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fgp_workflow.collect", description=__doc__.splitlines()[0])
     parser.add_argument("--metrics", nargs="*", default=[], metavar="FILE", help="metrics.json files")
     parser.add_argument("--latency", nargs="*", default=[], metavar="FILE", help="latency.json files")
-    parser.add_argument("--config", metavar="FILE", help="the resolved configuration of a run: collect its cells, below its folder")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the resolved configuration of a run: collect its cells, below its folder"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="cells.csv")
     args = parser.parse_args(argv)
     try:

@@ -3,8 +3,8 @@
 import shlex
 
 import baselines
-
-from fgp_workflow.grid import DENSE, Cell, Grid
+from fgp.methods import Method
+from fgp_workflow.grid import DENSE, Batch, Cell, Grid
 
 
 class Commands:
@@ -59,9 +59,26 @@ class Commands:
             words += ["--images", self.config.scoring.images]
         return _join(words + self._run(seed))
 
-    def cells(self, batch: list[Cell], seed: int | str) -> str:
-        """All subcommands of a batch of cells, joined by `then`."""
-        return " then ".join(command for cell in batch for command in self._cell(cell, seed))
+    def sources(self, batch: Batch, seed: int | str) -> list[str]:
+        """What the channels of a batch are selected by: the method's scores, or the plans that a scratch control copies."""
+        if batch.facts.kind == "scratch":
+            return [self.folder(batch.task, seed, batch.facts.plan_of, cell.selection, "plan.json") for cell in batch.cells]
+        return [self.folder(batch.task, seed, batch.method, "scores.safetensors")]
+
+    def results(self, batch: Batch) -> list[str]:
+        """The files that a batch writes, with `{seed}` for the seed."""
+        names = ["pruned.safetensors", "model.safetensors", "curve.csv", "metrics.json"]
+        names += ["plan.json"] * (batch.facts.kind != "scratch")
+        return [self.folder(batch.task, "{seed}", cell.path, name) for cell in batch.cells for name in names]
+
+    def subcommands(self, batch: Batch) -> list[str]:
+        """The subcommands that a batch runs for each of its cells."""
+        return ["prune", "train"] if batch.facts.kind == "scratch" else ["plan", "prune", "finetune"]
+
+    def cells(self, batch: Batch, seed: int | str) -> str:
+        """All subcommands of a batch, joined by `then`."""
+        make = self._scratch_cell if batch.facts.kind == "scratch" else self._cell
+        return " then ".join(_join(words) for cell in batch.cells for words in make(cell, batch.facts, seed))
 
     def networks(self, task: str, seed: int | str) -> dict[str, str]:
         """Weights of the dense and of every pruned network of a task and seed, by `<method>/<selection>`."""
@@ -75,30 +92,41 @@ class Commands:
         words += ["--batch-sizes", *section.batch_sizes, "--seconds", section.seconds]
         return _join([*words, "--threads", section.threads, "--device", self.config.device])
 
-    def _cell(self, cell: Cell, seed: int | str) -> list[str]:
-        section = self.grid.tasks[cell.task]
-        facts = baselines.get(cell.method).METHOD
+    def _cell(self, cell: Cell, facts: Method, seed: int | str) -> list[list]:
         folder = self.folder(cell.task, seed, cell.path)
-        data = ["--data", self.data_file(cell.task)]
-        tied = ["--tied"] * section.tied
-        weights = self.dense_weights(cell.task, cell.method, seed)
-        pruned = f"{folder}/pruned.safetensors"
-        results = ["--out", f"{folder}/model.safetensors", "--curve", f"{folder}/curve.csv", "--metrics", f"{folder}/metrics.json"]
-        results += self._run(seed) + self._tags(cell.task, cell.method, cell.selection)
-        if facts.kind == "scratch":
-            plan = f"{self.folder(cell.task, seed, facts.plan_of, cell.selection)}/plan.json"
-            commands = [["prune", "--weights", weights, "--plan", plan, *data, *tied, "--out", pruned]]
-            scale = ["--epochs-scale", "flops" if facts.equal == "flops" else "equal"]
-            commands += [["train", *data, "--architecture", pruned, *scale, *results, *self._recipe(section.recipe)]]
-        else:
-            plan = f"{folder}/plan.json"
-            scores = ["--scores", f"{self.folder(cell.task, seed, cell.method)}/scores.safetensors"]
-            choice = ["--selection", cell.selection, "--seed", seed]
-            choice += ["--rule", facts.selection] if cell.selection.startswith("macs-") else []
-            commands = [["plan", *scores, "--weights", weights, *data, *choice, *tied, "--out", plan]]
-            commands += [["prune", "--weights", weights, "--plan", plan, *data, *tied, "--out", pruned]]
-            commands += [["finetune", *data, "--weights", pruned, *scores, *results, *self._recipe(section.finetune)]]
-        return [_join(words) for words in commands]
+        network = ["--weights", self.dense_weights(cell.task, cell.method, seed), *self._traced(cell)]
+        scores = ["--scores", self.folder(cell.task, seed, cell.method, "scores.safetensors")]
+        choice = ["--selection", cell.selection, "--seed", seed]
+        choice += ["--rule", facts.selection] if cell.selection.startswith("macs-") else []
+        recipe = self._recipe(self.grid.tasks[cell.task].finetune)
+        return [
+            ["plan", *scores, *network, *choice, "--out", f"{folder}/plan.json"],
+            ["prune", *network, "--plan", f"{folder}/plan.json", "--out", f"{folder}/pruned.safetensors"],
+            ["finetune", "--weights", f"{folder}/pruned.safetensors", *scores, *self._trained(cell, seed), *recipe],
+        ]
+
+    def _scratch_cell(self, cell: Cell, facts: Method, seed: int | str) -> list[list]:
+        pruned = self.folder(cell.task, seed, cell.path, "pruned.safetensors")
+        network = ["--weights", self.dense_weights(cell.task, cell.method, seed), *self._traced(cell)]
+        plan = self.folder(cell.task, seed, facts.plan_of, cell.selection, "plan.json")
+        scale = ["--epochs-scale", "flops" if facts.equal == "flops" else "equal"]
+        recipe = self._recipe(self.grid.tasks[cell.task].recipe)
+        return [
+            ["prune", *network, "--plan", plan, "--out", pruned],
+            ["train", "--architecture", pruned, *scale, *self._trained(cell, seed), *recipe],
+        ]
+
+    def _traced(self, cell: Cell) -> list[str]:
+        """Flags of the subcommands that trace a network: the data, for its image size, and which layers are coupled."""
+        return ["--data", self.data_file(cell.task), *["--tied"] * self.grid.tasks[cell.task].tied]
+
+    def _trained(self, cell: Cell, seed: int | str) -> list:
+        """Flags of the subcommands that train a cell's network."""
+        folder = self.folder(cell.task, seed, cell.path)
+        files = {"data": self.data_file(cell.task), "out": f"{folder}/model.safetensors"}
+        files |= {"curve": f"{folder}/curve.csv", "metrics": f"{folder}/metrics.json"}
+        words = [word for key, path in files.items() for word in (f"--{key}", path)]
+        return words + self._run(seed) + self._tags(cell.task, cell.method, cell.selection)
 
     def _run(self, seed: int | str) -> list:
         return ["--seed", seed, "--device", self.config.device, "--threads", self.config.threads]

@@ -3,12 +3,13 @@
 import difflib
 from typing import Annotated, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 import baselines
 from fgp.data.preparing import SOURCES
 from fgp.errors import FgpError
 from fgp.models.names import NETWORKS
 from fgp.train.recipe import Recipe
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -23,7 +24,9 @@ class Dataset(_Section):
     """Where images come from and how they are prepared."""
 
     source: str = Field(description="digits, scenes, cifar10, cifar100, camvid, cityscapes or folder:<name>")
-    size: int | tuple[int, int] | None = Field(None, description="resize to this side, or [height, width], in pixels; null: as they are")
+    size: int | tuple[int, int] | None = Field(
+        None, description="resize to this side, or [height, width], in pixels; null: as they are"
+    )
     classes: int | None = Field(None, ge=2, description="keep only the first so many classes (classification)")
     train_limit: int | None = Field(None, ge=1, description="use only so many training images")
     test_limit: int | None = Field(None, ge=1, description="use only so many test images")
@@ -51,7 +54,9 @@ class Task(_Section):
     budgets: dict[str, Share] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
     )
-    at_printed: dict[str, Share] = Field({}, description="method -> share of MACs at which the paper prints it, where not a budget")
+    at_printed: dict[str, Share] = Field(
+        {}, description="method -> share of MACs at which the paper prints it, where not a budget"
+    )
     regulariser: dict[str, dict[str, float]] = Field({}, description="options of sparse training: method -> option -> value")
     paper: Printed | None = Field(None, description="the printed rows to show beside ours")
 
@@ -134,7 +139,7 @@ def load(raw: dict, file: str) -> Config:
     """Check a configuration read from `file`.
 
     Raises:
-        FgpError: a key is unknown or missing, or a value is illegal; the message names the file, the key and the closest legal values.
+        FgpError: a key is unknown or missing, or a value is illegal; the message names file, key and closest legal values.
     """
     try:
         config = Config.model_validate(raw)

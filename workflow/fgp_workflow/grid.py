@@ -6,8 +6,8 @@ from functools import cached_property
 from itertools import groupby, islice
 
 import baselines
+from fgp.methods import Method
 from fgp.models.names import NETWORKS
-
 from fgp_workflow.config import Config, Dataset, Task
 
 DENSE = ("dense", "unpruned")
@@ -25,6 +25,38 @@ class Cell:
     def path(self) -> str:
         """The cell's folder below `<task>/seed<S>/`."""
         return f"{self.method}/{self.selection}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells of one task and method that share a process."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def task(self) -> str:
+        """The cells' task."""
+        return self.cells[0].task
+
+    @property
+    def method(self) -> str:
+        """The cells' method."""
+        return self.cells[0].method
+
+    @property
+    def facts(self) -> Method:
+        """What the cells' method declares about itself."""
+        return baselines.get(self.method).METHOD
+
+    @property
+    def name(self) -> str:
+        """A name for rules and logs, different for every batch."""
+        return f"{self.task}-{self.method}-{self.cells[0].selection}"
+
+    @property
+    def label(self) -> str:
+        """What a reader of the progress sees."""
+        return f"{self.method} {self.cells[0].selection if len(self.cells) == 1 else f'{len(self.cells)} selections'}"
 
 
 @dataclass(frozen=True)
@@ -74,11 +106,11 @@ class Grid:
         """The pruned cells of one task."""
         return [cell for cell in self.cells if cell.task == task]
 
-    def batches(self) -> Iterator[list[Cell]]:
+    def batches(self) -> Iterator[Batch]:
         """Cells of one task and method, at most `cells_per_job` together: what one process does."""
         for _, cells in groupby(self.cells, key=lambda cell: (cell.task, cell.method)):
-            while batch := list(islice(cells, self.config.cells_per_job)):
-                yield batch
+            while batch := tuple(islice(cells, self.config.cells_per_job)):
+                yield Batch(batch)
 
     def folders(self) -> list[str]:
         """The folder of every cell below `results/<run>/`, dense ones included, all seeds."""

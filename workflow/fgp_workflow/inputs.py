@@ -6,7 +6,6 @@ from pathlib import Path
 import yaml
 
 from fgp.errors import FgpError
-
 from fgp_workflow.config import load
 from fgp_workflow.grid import Grid
 

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from fgp_workflow.grid import DENSE, Grid
 from snakemake.exceptions import WorkflowError
 
 # Jobs run the Python that runs Snakemake, and find the packages of this checkout.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join([str(workflow.basedir), f"{workflow.basedir}/workflow"])
+shell.prefix(
+    "set -euo pipefail; "
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}:{shlex.quote(str(workflow.basedir))}/workflow; "
+)
 
 try:
     CONFIG = load(config, ", ".join(map(str, workflow.configfiles)))

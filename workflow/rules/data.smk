@@ -1,15 +1,15 @@
 rule data:
     output:
         f"{ROOT}/data/{{dataset}}.safetensors",
-    params:
-        flags=lambda wildcards: COMMANDS.data(wildcards.dataset),
-        code=stage_code("fgp.cli.data"),
     log:
         f"{ROOT}/logs/data/{{dataset}}.log",
     benchmark:
         f"{ROOT}/benchmarks/data/{{dataset}}.tsv"
     conda:
         "../../environment.yml"
+    params:
+        flags=lambda wildcards: COMMANDS.data(wildcards.dataset),
+        code=stage_code("fgp.cli.data"),
     message:
         "prepare {wildcards.dataset}"
     shell:

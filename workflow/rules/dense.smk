@@ -5,19 +5,19 @@ rule dense:
         weights=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/model.safetensors",
         metrics=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/metrics.json",
         curve=f"{ROOT}/{{task}}/seed{{seed}}/dense/unpruned/curve.csv",
-    params:
-        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
-        code=stage_code("fgp.cli.train"),
     log:
         f"{ROOT}/logs/dense/{{task}}-seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/dense/{{task}}-seed{{seed}}.tsv"
+    priority: 10
     conda:
         "../../environment.yml"
     threads: CONFIG.threads
-    priority: 10
     resources:
         gpu=GPU,
+    params:
+        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
+        code=stage_code("fgp.cli.train"),
     message:
         "train {wildcards.task} seed {wildcards.seed}"
     shell:

@@ -11,15 +11,15 @@ rule figure:
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-    params:
-        stem=lambda wildcards: f"{ROOT}/figures/fig{wildcards.figure}",
-        code=stage_code("fgp_workflow.figures"),
-    wildcard_constraints:
-        figure="3a|3b|4",
     log:
         f"{ROOT}/logs/figures/fig{{figure}}.log",
+    wildcard_constraints:
+        figure="3a|3b|4",
     conda:
         "../../environment.yml"
+    params:
+        stem=lambda wildcards, output: os.path.splitext(output[0])[0],
+        code=stage_code("fgp_workflow.figures"),
     message:
         "figure {wildcards.figure}"
     shell:
@@ -43,14 +43,14 @@ if CONFIG.figures.fig1:
                 category="Figures",
                 labels={"figure": "1"},
             ),
-        params:
-            stem=f"{ROOT}/figures/fig1",
-            flags=f"--classes {CONFIG.figures.fig1.classes} --channels {CONFIG.figures.fig1.channels}",
-            code=stage_code("fgp_workflow.figures"),
         log:
             f"{ROOT}/logs/figures/fig1.log",
         conda:
             "../../environment.yml"
+        params:
+            stem=lambda wildcards, output: os.path.splitext(output[0])[0],
+            flags=f"--classes {CONFIG.figures.fig1.classes} --channels {CONFIG.figures.fig1.channels}",
+            code=stage_code("fgp_workflow.figures"),
         message:
             "figure 1"
         shell:

@@ -7,9 +7,6 @@ rule latency:
         weights=lambda wildcards: COMMANDS.networks(wildcards.task, wildcards.seed).values(),
     output:
         f"{ROOT}/{{task}}/seed{{seed}}/latency.json",
-    params:
-        flags=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
-        code=stage_code("fgp.cli.measure"),
     log:
         f"{ROOT}/logs/latency/{{task}}-seed{{seed}}.log",
     benchmark:
@@ -19,6 +16,9 @@ rule latency:
     threads: workflow.cores or 1
     resources:
         gpu=GPU,
+    params:
+        flags=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
+        code=stage_code("fgp.cli.measure"),
     message:
         "measure {wildcards.task} seed {wildcards.seed}"
     shell:
@@ -28,16 +28,20 @@ rule latency:
 rule collect:
     input:
         metrics=[f"{ROOT}/{folder}/metrics.json" for folder in GRID.folders()],
-        latency=expand(f"{ROOT}/{{task}}/seed{{seed}}/latency.json", task=GRID.tasks, seed=CONFIG.seeds),
+        latency=expand(
+            f"{ROOT}/{{task}}/seed{{seed}}/latency.json",
+            task=GRID.tasks,
+            seed=CONFIG.seeds,
+        ),
         config=f"{ROOT}/config.yaml",
     output:
         f"{ROOT}/cells.csv",
-    params:
-        code=stage_code("fgp_workflow.collect"),
     log:
         f"{ROOT}/logs/collect.log",
     conda:
         "../../environment.yml"
+    params:
+        code=stage_code("fgp_workflow.collect"),
     message:
         "collect the cells"
     shell:
@@ -47,12 +51,12 @@ rule collect:
 rule resolved_config:
     output:
         f"{ROOT}/config.yaml",
-    params:
-        text=resolved_config(),
     log:
         f"{ROOT}/logs/config.log",
     conda:
         "../../environment.yml"
+    params:
+        text=resolved_config(),
     message:
         "write the resolved configuration"
     shell:

@@ -4,9 +4,6 @@ rule score:
         weights=lambda wildcards: COMMANDS.dense_weights(wildcards.task, wildcards.method, wildcards.seed),
     output:
         f"{ROOT}/{{task}}/seed{{seed}}/{{method}}/scores.safetensors",
-    params:
-        flags=lambda wildcards: COMMANDS.score(wildcards.method, wildcards.seed),
-        code=lambda wildcards: stage_code("fgp.cli.score", method_code(wildcards.method)),
     log:
         f"{ROOT}/logs/score/{{task}}-seed{{seed}}-{{method}}.log",
     benchmark:
@@ -16,6 +13,9 @@ rule score:
     threads: CONFIG.threads
     resources:
         gpu=GPU,
+    params:
+        flags=lambda wildcards: COMMANDS.score(wildcards.method, wildcards.seed),
+        code=lambda wildcards: stage_code("fgp.cli.score", method_code(wildcards.method)),
     message:
         "score {wildcards.task} seed {wildcards.seed} {wildcards.method}"
     shell:

@@ -17,15 +17,15 @@ rule table:
             labels={"table": "{table}", "format": "Markdown"},
         ),
         f"{ROOT}/tables/table{{table}}.tex",
-    params:
-        folder=f"{ROOT}/tables",
-        code=stage_code("fgp_workflow.tables", *map(method_code, CONFIG.methods)),
-    wildcard_constraints:
-        table="[123]",
     log:
         f"{ROOT}/logs/tables/table{{table}}.log",
+    wildcard_constraints:
+        table="[123]",
     conda:
         "../../environment.yml"
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        code=stage_code("fgp_workflow.tables", *map(method_code, CONFIG.methods)),
     message:
         "table {wildcards.table}"
     shell:

@@ -8,19 +8,19 @@ rule sparse:
         weights=f"{ROOT}/{{task}}/seed{{seed}}/{{method}}/sparse/model.safetensors",
         metrics=f"{ROOT}/{{task}}/seed{{seed}}/{{method}}/sparse/metrics.json",
         curve=f"{ROOT}/{{task}}/seed{{seed}}/{{method}}/sparse/curve.csv",
-    params:
-        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed, wildcards.method, "sparse"),
-        code=lambda wildcards: stage_code("fgp.cli.train", method_code(wildcards.method)),
     log:
         f"{ROOT}/logs/sparse/{{task}}-seed{{seed}}-{{method}}.log",
     benchmark:
         f"{ROOT}/benchmarks/sparse/{{task}}-seed{{seed}}-{{method}}.tsv"
+    priority: 10
     conda:
         "../../../environment.yml"
     threads: CONFIG.threads
-    priority: 10
     resources:
         gpu=GPU,
+    params:
+        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed, wildcards.method, "sparse"),
+        code=lambda wildcards: stage_code("fgp.cli.train", method_code(wildcards.method)),
     message:
         "sparse training {wildcards.task} seed {wildcards.seed} {wildcards.method}"
     shell:
