@@ -19,8 +19,8 @@ class Method:
         paper_name: row name in the paper's printed tables, None where the paper has no such row.
         approximate: what was completed by us, from what; the tables mark the row "approx."; None if the definition is public.
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
-        equal: for kind "scratch", "epochs" (as many epochs as the dense network) or "flops" (as many training FLOPs, at most twice
-            the epochs).
+        equal: for kind "scratch": "epochs" (as many as the dense network) or "flops" (as many training FLOPs, at most twice the
+            epochs).
     """
 
     label: str

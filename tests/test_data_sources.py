@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import subprocess
 import sys
 import zipfile
@@ -116,41 +115,6 @@ def test_cifar_as_image_folder(tmp_path):
     prepare("cifar10", tmp_path / "x", tmp_path)
     expected = np.asarray(Image.open(io.BytesIO(files["cifar10/test/c/0.webp"])))
     assert np.array_equal(load(tmp_path / "x").test.images[2].permute(1, 2, 0).numpy(), expected)
-
-
-@pytest.fixture
-def small_cifar100(tmp_path, monkeypatch):
-    """A CIFAR-100 archive of twelve training and six test images, with torchvision's checksums changed to match."""
-    from torchvision.datasets import CIFAR100
-
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    pixels = {"train": RNG.integers(0, 256, (12, 3072), dtype=np.uint8), "test": RNG.integers(0, 256, (6, 3072), dtype=np.uint8)}
-    content = {name: {"data": data, "fine_labels": [n % 3 for n in range(len(data))]} for name, data in pixels.items()}
-    content["meta"] = {"fine_label_names": ["apple", "bee", "cup"]}
-    for name, value in content.items():
-        (folder / name).write_bytes(pickle.dumps(value))
-    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in content}
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
-    return pixels
-
-
-def test_cifar_python_archive(tmp_path, small_cifar100):
-    prepare("cifar100", tmp_path / "x", tmp_path)
-    data = load(tmp_path / "x")
-    assert torch.equal(data.train.images, torch.from_numpy(small_cifar100["train"]).view(12, 3, 32, 32))
-    assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    assert data.classes == ("apple", "bee", "cup")
-
-
-def test_cifar_archive_with_another_checksum_is_refused(tmp_path, small_cifar100):
-    with open(tmp_path / "cifar-100-python" / "test", "ab") as file:
-        file.write(b"x")
-    refused("checksum differs", "cifar100", tmp_path / "x", tmp_path)
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not the archive")
-    refused(r"cifar-10-python\.tar\.gz: checksum differs", "cifar10", tmp_path / "x", tmp_path)
 
 
 def street(classes=range(12), **more):

@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FgpError as error:
         print(f"fgp: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"fgp: error: {error.filename or 'the operating system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+from fgp import cli
+
+
+@pytest.mark.parametrize("name", cli.SUBCOMMANDS)
+def test_help_of_every_subcommand(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert "usage: fgp " + name in capsys.readouterr().out
+
+
+def test_module_and_help_load_no_torch():
+    code = "import sys, fgp.cli\ntry: fgp.cli.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-m", "fgp", "--help"], capture_output=True, check=False).returncode == 0
+
+
+def test_then_runs_in_order_and_stops_at_the_first_failure(tmp_path, capsys):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    fine = ["data", "--source", "digits", "--size", "8", "--out"]
+    assert cli.main([*fine, str(first), "then", *fine, str(second)]) == 0
+    assert first.exists()
+    assert second.exists()
+    third = tmp_path / "c.safetensors"
+    assert (
+        cli.main(["data", "--source", "folder:absent", "--root", str(tmp_path), "--out", str(third), "then", *fine, str(third)])
+        == 1
+    )
+    assert capsys.readouterr().err.startswith("fgp: error: ")
+    assert not third.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["data", "--source", "digits", "--out", str(tmp_path / "file" / "out.safetensors")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
