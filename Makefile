@@ -11,10 +11,10 @@ demo: environment
 	snakemake all --cores $(CORES) --configfile config/demo.yaml
 
 test: environment
-	pytest
+	pytest -n $(CORES)
 
 test-fast: environment
-	pytest -m "not slow"
+	pytest -n $(CORES) -m "not slow"
 
 lint: environment
 	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow

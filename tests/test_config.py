@@ -125,4 +125,4 @@ def test_scratch_control_copies_the_plan_and_trains():
 def test_sparse_training_has_its_regulariser():
     words = Commands(grid()).train("digits-resnet50", 0, "slimming", "sparse").split()
     assert words[words.index("--regulariser") + 1] == "slimming"
-    assert "strength=1e-05" in words
+    assert "strength=0.0001" in words

@@ -19,7 +19,14 @@ def conv_bn_relu(
 
 
 def initialise(model: nn.Module) -> nn.Module:
-    """Draw convolutions from Kaiming's normal (fan-out, ReLU), linear layers from N(0, 0.01); BN weight 1; every bias 0."""
+    """Draw convolutions from Kaiming's normal (fan-out, ReLU), linear layers from N(0, 0.01); BN weight 1; every bias 0.
+
+    A network that rectifies its logits names the BN in front of that ReLU `logits_norm`; its bias starts at 2, so that the ReLU is
+    open. From 0, the logits of rare classes sink below 0 everywhere in the first epochs and never get a gradient again.
+    On the meta device there is nothing to draw.
+    """
+    if next(model.parameters()).is_meta:
+        return model
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -29,6 +36,8 @@ def initialise(model: nn.Module) -> nn.Module:
             nn.init.ones_(module.weight)
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
+    if hasattr(model, "logits_norm"):
+        nn.init.constant_(model.logits_norm.bias, 2.0)
     return model
 
 

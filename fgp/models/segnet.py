@@ -28,6 +28,11 @@ class SegNet(nn.Module):
         self.pools = nn.ModuleList(nn.MaxPool2d(2, return_indices=True) for _ in STAGES)
         self.unpools = nn.ModuleList(nn.MaxUnpool2d(2) for _ in STAGES)
 
+    @property
+    def logits_norm(self) -> nn.BatchNorm2d:
+        """The BN in front of the last ReLU."""
+        return self.decoder[-1][-2]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits; raise FgpError for images below 32x32."""
         refuse_small(images, 32, "segnet")

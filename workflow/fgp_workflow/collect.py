@@ -197,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = Path(args.config).parent
             grid = read_grid(args.config)
             metrics += [folder / cell / "metrics.json" for cell in grid.folders()]
-            latency += [folder / task / f"seed{seed}" / "latency.json" for task in grid.tasks for seed in grid.config.seeds]
+            latency += [
+                folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.config.seeds
+            ]
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")
         write(collect(metrics, latency), args.out)

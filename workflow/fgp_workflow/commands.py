@@ -32,7 +32,7 @@ class Commands:
     def data(self, dataset: str) -> str:
         """Flags of `fgp data` for a data set of the grid."""
         section = self.grid.datasets[dataset]
-        words = ["--source", section.source]
+        words = ["--source", section.source, "--seed", section.seed]
         if self.config.data_root:
             words += ["--root", self.config.data_root]
         if section.size:

@@ -30,6 +30,7 @@ class Dataset(_Section):
     classes: int | None = Field(None, ge=2, description="keep only the first so many classes (classification)")
     train_limit: int | None = Field(None, ge=1, description="use only so many training images")
     test_limit: int | None = Field(None, ge=1, description="use only so many test images")
+    seed: int = Field(0, ge=0, description="seed of the limits and of generated images")
     download: bool = Field(False, description="download the official archive where the data root lacks it")
 
 

@@ -1,4 +1,4 @@
-# Latency takes every core, so that nothing runs beside it.
+# Latency takes every core, so that nothing runs beside it. The tasks of the class sweep are not measured.
 
 
 rule latency:

@@ -12,4 +12,4 @@ rule html_report:
     message:
         "report"
     shell:
-        "python -m snakemake all_tables all_figures --configfile {input.config} --nolock --report {output} > {log} 2>&1"
+        "python -m snakemake all_tables all_figures --cores 1 --configfile {input.config} --nolock --report {output} > {log} 2>&1"

@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -114,6 +115,7 @@ class LogHandler(LogHandlerBase):
             self._say(self.format(record))
 
     def _run_info(self, record: logging.LogRecord) -> None:
+        """Say how many jobs there are of each kind; rules made in a loop (`finetune-<task>-...`) count as one kind."""
         counts = dict(record.stats)
         total = counts.pop("total", sum(counts.values()))
         if total == self._total:
@@ -121,7 +123,10 @@ class LogHandler(LogHandlerBase):
         self._total = total
         if self._quiet_progress and not self.common_settings.dryrun:
             return
-        self._say(f"{_count(total)}: " + ", ".join(f"{number} {rule}" for rule, number in counts.items()))
+        kinds: Counter[str] = Counter()
+        for rule, number in counts.items():
+            kinds[rule.split("-")[0]] += number
+        self._say(f"{_count(total)}: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
         if self._has_status and self._ticker is None:
             self._ticker = threading.Thread(target=self._tick, daemon=True)
             self._ticker.start()
