@@ -228,3 +228,9 @@ def test_same_seed_same_network():
     one, other = tiny("resnet50"), tiny("resnet50")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert fgp.models.build is build
+
+
+def test_segnet_starts_with_open_logits():
+    bias = build("segnet", 11, 0.125).logits_norm.bias
+    assert bias.shape == (11,)
+    assert (bias == 2).all()

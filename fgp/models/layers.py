@@ -21,8 +21,8 @@ def conv_bn_relu(
 def initialise(model: nn.Module) -> nn.Module:
     """Draw convolutions from Kaiming's normal (fan-out, ReLU), linear layers from N(0, 0.01); BN weight 1; every bias 0.
 
-    A network that rectifies its logits names the BN in front of that ReLU `logits_norm`; its bias starts at 2, so that the ReLU is
-    open. From 0, the logits of rare classes sink below 0 everywhere in the first epochs and never get a gradient again.
+    A network that rectifies its logits names the BN in front of that ReLU `logits_norm`; its bias starts at 2, so that the ReLU
+    is open. From 0, the logits of rare classes sink below 0 everywhere in the first epochs and never get a gradient again.
     On the meta device there is nothing to draw.
     """
     if next(model.parameters()).is_meta:

@@ -51,6 +51,7 @@ class Task(_Section):
     recipe: str = Field(description="a key of `recipes`, for training")
     finetune: str = Field(description="a key of `recipes`, for fine-tuning after pruning")
     tied: bool = Field(False, description="prune residual streams too, coupled layers as one")
+    methods: tuple[str, ...] | None = Field(None, description="only these of `methods` run on this task; null: all")
     k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
     budgets: dict[str, Share] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
@@ -135,6 +136,11 @@ class Config(_Section):
     latency: Latency = Field(Latency(), description="how inference speed is measured")
     figures: Figures = Field(Figures(), description="the figures to draw; one left out is not drawn")
 
+    def methods_of(self, task: str) -> list[str]:
+        """The methods that run on a task."""
+        chosen = self.tasks[task].methods
+        return [method for method in self.methods if chosen is None or method in chosen]
+
 
 def load(raw: dict, file: str) -> Config:
     """Check a configuration read from `file`.
@@ -157,6 +163,8 @@ def load(raw: dict, file: str) -> Config:
 def _references(config: Config):
     """Yield (key, value, legal values) for every name that must exist elsewhere."""
     methods = baselines.discover()
+    for method in config.methods:
+        yield "methods", method, methods
     for name, dataset in config.datasets.items():
         if not dataset.source.startswith("folder:"):
             yield f"datasets.{name}.source", dataset.source, [*SOURCES, "folder:<name>"]
@@ -165,15 +173,12 @@ def _references(config: Config):
         yield f"tasks.{name}.network", task.network, NETWORKS
         yield f"tasks.{name}.recipe", task.recipe, config.recipes
         yield f"tasks.{name}.finetune", task.finetune, config.recipes
-        for key in ("at_printed", "regulariser"):
-            for method in getattr(task, key):
+        for key in ("methods", "at_printed", "regulariser"):
+            for method in getattr(task, key) or ():
                 yield f"tasks.{name}.{key}", method, methods
-    for method in config.methods:
-        yield "methods", method, methods
-    for method in config.methods:
-        source = methods[method].METHOD.plan_of
-        if source is not None:
-            yield f"methods: {method} needs the plans of", source, config.methods
+        for method in config.methods_of(name):
+            if source := methods[method].METHOD.plan_of:
+                yield f"tasks.{name}: {method} needs the plans of", source, config.methods_of(name)
     for figure in ("fig1", "fig3a", "fig3b"):
         if section := getattr(config.figures, figure):
             yield f"figures.{figure}.task", section.task, config.tasks

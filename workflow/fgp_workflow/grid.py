@@ -128,7 +128,7 @@ class Grid:
 
     def _table_cells(self) -> Iterator[Cell]:
         for name, task in self.config.tasks.items():
-            for method in self.config.methods:
+            for method in self.config.methods_of(name):
                 facts = baselines.get(method).METHOD
                 if NETWORKS[task.network].task not in facts.tasks:
                     continue

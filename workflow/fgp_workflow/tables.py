@@ -130,7 +130,8 @@ def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mappi
     where = {"table": "T3", "backbone": "VGG-16", "column": "acc_cifar10"} if number == 3 else task["paper"]
     prints = {row.method: row for row in paper.rows_of(printed, **where)} if where else {}
     kind = NETWORKS[task["network"]].task
-    usable = {method: facts for method, facts in methods.items() if kind in facts.tasks}
+    chosen = methods if task.get("methods") is None else task["methods"]
+    usable = {method: facts for method, facts in methods.items() if kind in facts.tasks and method in chosen}
     if number == 3:
         usable = {method: facts for method, facts in usable.items() if method == "fgp" or facts.paper_name in prints}
     budgets = [budget for budget in dict.fromkeys([*task["k"], *task["budgets"]]) if number != 3 or budget in prints]

@@ -30,7 +30,7 @@ rule collect:
         metrics=[f"{ROOT}/{folder}/metrics.json" for folder in GRID.folders()],
         latency=expand(
             f"{ROOT}/{{task}}/seed{{seed}}/latency.json",
-            task=GRID.tasks,
+            task=CONFIG.tasks,
             seed=CONFIG.seeds,
         ),
         config=f"{ROOT}/config.yaml",
