@@ -135,6 +135,6 @@ def test_scratch_control_copies_the_plan_and_trains():
 
 
 def test_sparse_training_has_its_regulariser():
-    words = Commands(grid()).train("digits-resnet50", 0, "slimming", "sparse").split()
+    words = Commands(grid()).train("digits-vgg16", 0, "slimming", "sparse").split()
     assert words[words.index("--regulariser") + 1] == "slimming"
-    assert "strength=0.0001" in words
+    assert "strength=0.001" in words
