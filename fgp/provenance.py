@@ -4,9 +4,14 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from contextvars import ContextVar
 from pathlib import Path
+
+COMMAND: ContextVar[list[str]] = ContextVar("COMMAND")
+"""Words of the running subcommand; a process that runs several has one at a time."""
 
 PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorch", "snakemake", "numpy")
 
@@ -14,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorc
 def collect(device: str = "cpu", **extra: object) -> dict:
     """Describe this process as a JSON-ready dictionary; `extra` entries are added as they are."""
     return {
-        "command": " ".join(["fgp", *sys.argv[1:]]),
+        "command": shlex.join(["fgp", *COMMAND.get(sys.argv[1:])]),
         **_commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(device),

@@ -71,7 +71,7 @@ def test_train_writes_weights_curve_and_metrics(digits, tmp_path):
     assert values["provenance"]["recipe"]["crop_padding"] == 1
     assert values["provenance"]["threads"] == 1
     assert len(list(csv.reader(curve.open()))) == 3
-    assert fgp.checkpoint.read_metadata(out)["provenance"]["command"].startswith("fgp ")
+    assert fgp.checkpoint.read_metadata(out)["provenance"]["command"].startswith("fgp train --")
 
 
 def test_finetune_measures_before_and_after(digits, pruned, tmp_path):

@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
+from fgp import provenance
 from fgp.errors import FgpError
 
 SUBCOMMANDS = ("data", "train", "score", "plan", "prune", "finetune", "evaluate", "measure")
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for words in _split(argv):
             arguments = _parser(words).parse_args(words)
+            provenance.COMMAND.set(words)
             arguments.run(arguments)
     except FgpError as error:
         print(f"fgp: error: {error}", file=sys.stderr)
