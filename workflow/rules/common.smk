@@ -10,7 +10,7 @@ from fgp.errors import FgpError
 from fgp_workflow import codehash
 from fgp_workflow.commands import Commands
 from fgp_workflow.config import load
-from fgp_workflow.grid import DENSE, Grid
+from fgp_workflow.grid import Grid
 from snakemake.exceptions import WorkflowError
 
 # Jobs run the Python that runs Snakemake, and find the packages of this checkout.
@@ -35,11 +35,6 @@ FIGURES = expand(
     figure=[figure for figure, section in CONFIG.figures if section],
     ext=["pdf", "png"],
 )
-
-
-def stage_code(*modules):
-    """A hash of the source a stage runs: an edit there reruns the stage."""
-    return codehash.of(*modules)
 
 
 def method_code(method):

@@ -9,7 +9,7 @@ rule data:
         "../../environment.yml"
     params:
         flags=lambda wildcards: COMMANDS.data(wildcards.dataset),
-        code=stage_code("fgp.cli.data"),
+        code=codehash.of("fgp.cli.data"),
     message:
         "prepare {wildcards.dataset}"
     shell:

@@ -17,7 +17,7 @@ rule dense:
         gpu=GPU,
     params:
         flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
-        code=stage_code("fgp.cli.train"),
+        code=codehash.of("fgp.cli.train"),
     message:
         "train {wildcards.task} seed {wildcards.seed}"
     shell:

@@ -23,7 +23,7 @@ for figure in [name.removeprefix("fig") for name, section in CONFIG.figures if s
         params:
             figure=figure,
             stem=lambda wildcards, output: os.path.splitext(output[0])[0],
-            code=stage_code("fgp_workflow.figures"),
+            code=codehash.of("fgp_workflow.figures"),
         message:
             f"figure {figure}"
         shell:
@@ -54,7 +54,7 @@ if CONFIG.figures.fig1:
         params:
             stem=lambda wildcards, output: os.path.splitext(output[0])[0],
             flags=f"--classes {CONFIG.figures.fig1.classes} --channels {CONFIG.figures.fig1.channels}",
-            code=stage_code("fgp_workflow.figures"),
+            code=codehash.of("fgp_workflow.figures"),
         message:
             "figure 1"
         shell:

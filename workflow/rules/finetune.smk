@@ -24,7 +24,7 @@ for batch in GRID.batches():
             gpu=GPU,
         params:
             command=lambda wildcards, batch=batch: COMMANDS.cells(batch, wildcards.seed),
-            code=stage_code(*(f"fgp.cli.{name}" for name in COMMANDS.subcommands(batch))),
+            code=codehash.of(*(f"fgp.cli.{name}" for name in COMMANDS.subcommands(batch))),
         message:
             f"fine-tune {batch.task} seed {{wildcards.seed}} {batch.label}"
         shell:

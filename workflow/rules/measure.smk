@@ -18,7 +18,7 @@ rule latency:
         gpu=GPU,
     params:
         flags=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
-        code=stage_code("fgp.cli.measure"),
+        code=codehash.of("fgp.cli.measure"),
     message:
         "measure {wildcards.task} seed {wildcards.seed}"
     shell:
@@ -41,7 +41,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        code=stage_code("fgp_workflow.collect"),
+        code=codehash.of("fgp_workflow.collect"),
     message:
         "collect the cells"
     shell:

@@ -15,7 +15,7 @@ rule score:
         gpu=GPU,
     params:
         flags=lambda wildcards: COMMANDS.score(wildcards.method, wildcards.seed),
-        code=lambda wildcards: stage_code("fgp.cli.score", method_code(wildcards.method)),
+        code=lambda wildcards: codehash.of("fgp.cli.score", method_code(wildcards.method)),
     message:
         "score {wildcards.task} seed {wildcards.seed} {wildcards.method}"
     shell:

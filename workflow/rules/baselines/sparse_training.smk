@@ -20,7 +20,7 @@ rule sparse:
         gpu=GPU,
     params:
         flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed, wildcards.method, "sparse"),
-        code=lambda wildcards: stage_code("fgp.cli.train", method_code(wildcards.method)),
+        code=lambda wildcards: codehash.of("fgp.cli.train", method_code(wildcards.method)),
     message:
         "sparse training {wildcards.task} seed {wildcards.seed} {wildcards.method}"
     shell:
