@@ -11,8 +11,9 @@ from types import ModuleType
 
 from fgp.errors import FgpError
 from fgp.methods import Method
+from fgp.models.names import NETWORKS
 
-_FUNCTIONS = {"criterion": ("score",), "sparse-training": ("score", "regulariser"), "scratch": ()}
+_FUNCTIONS = {"criterion": ("score",), "sparse-training": ("training",), "gradual": ("pruning",)}
 _EQUAL = ("epochs", "flops")
 
 
@@ -51,9 +52,11 @@ def _check(module: ModuleType, names: list[str]) -> None:
         raise FgpError(f"{file}: METHOD is missing; set METHOD = fgp.methods.Method(...)")
     if not module.__doc__:
         raise FgpError(f"{file}: the docstring header is missing; name paper, equation, official repository and deviations")
-    for function in _FUNCTIONS[facts.kind]:
+    for function in _FUNCTIONS.get(facts.kind, ()):
         if not callable(getattr(module, function, None)):
             raise FgpError(f"{file}: function `{function}` is missing; a method of kind {facts.kind} needs it")
+    if facts.kind == "architecture" and (not facts.networks or {*facts.networks, *facts.networks.values()} - set(NETWORKS)):
+        raise FgpError(f"{file}: networks is {facts.networks!r}; name, for dense networks of fgp.models, the one trained instead")
     if facts.kind == "scratch":
         if facts.plan_of not in names:
             raise FgpError(f"{file}: plan_of is {facts.plan_of!r}; name the method whose pruned architecture is trained")

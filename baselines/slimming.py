@@ -13,16 +13,18 @@ Deviations:
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from fgp.errors import FgpError
 from fgp.methods import Method
+from fgp.options import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from torch import Tensor, nn
+
+    from fgp.train.hooks import Hook
 
 METHOD = Method(label="Slimming", kind="sparse-training", needs=frozenset({"weights"}), selection="global", paper_name="Slimming")
 
@@ -30,22 +32,19 @@ STRENGTH = {"plain": 1e-4, "residual": 1e-5}
 _RESIDUAL = ("resnet", "deeplab")
 
 
-def regulariser(strength: float | None = None) -> Callable[[nn.Module], Tensor]:
-    """Return the penalty: model -> scalar, strength * sum of |gamma| over every BatchNorm2d.
+def training(strength: float | str | None = None) -> Hook:
+    """Return the penalty strength * sum of |gamma| over every BatchNorm2d, to be added to the loss.
 
     Args:
         strength: factor, 0 at least. None: by network, 1e-5 where `model.fgp_spec` names a ResNet or DeepLab, else 1e-4.
 
     Raises:
-        FgpError: the strength is no number of at least 0; when called, the network has no batch normalisation with a scale.
+        FgpError: the strength is no number of at least 0; in training, the network has no batch normalisation with a scale.
     """
+    from fgp.train.hooks import Penalty
+
     if strength is not None:
-        try:
-            strength = float(strength)
-        except (TypeError, ValueError):
-            strength = math.nan
-        if not 0 <= strength < math.inf:
-            raise FgpError("strength: give a number of at least 0, for example 1e-4")
+        strength = number("strength", strength, least=0)
 
     def penalty(model: nn.Module) -> Tensor:
         from torch import nn
@@ -55,12 +54,13 @@ def regulariser(strength: float | None = None) -> Callable[[nn.Module], Tensor]:
             raise FgpError(
                 f"{type(model).__name__}: slimming needs BatchNorm2d layers with a scale, there is none; choose another method"
             )
-        return (_strength_for(model) if strength is None else strength) * sum(scale.abs().sum() for scale in scales)
+        return (strength_for(model) if strength is None else strength) * sum(scale.abs().sum() for scale in scales)
 
-    return penalty
+    return Penalty(penalty)
 
 
-def _strength_for(model: nn.Module) -> float:
+def strength_for(model: nn.Module) -> float:
+    """Return the paper's factor for a network: smaller where the backbone is residual."""
     spec = getattr(model, "fgp_spec", None)
     return STRENGTH["residual" if spec and any(part in spec.name for part in _RESIDUAL) else "plain"]
 

@@ -1,8 +1,10 @@
 """What a comparison method declares about itself."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-KINDS = ("criterion", "sparse-training", "scratch")
+KINDS = ("criterion", "sparse-training", "gradual", "architecture", "scratch")
+STARTS = ("random", "dense")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class Method:
         tasks: task types it is defined for.
         paper_name: row name in the paper's printed tables, None where the paper has no such row.
         approximate: what was completed by us, from what; the tables mark the row "approx."; None if the definition is public.
+        start: for kinds "sparse-training" and "gradual", the weights that the method's own training begins with: "random" or those
+            of the "dense" network.
+        networks: for kind "architecture", the network that is trained in place of each dense one: {dense network: its name}.
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
         equal: for kind "scratch": "epochs" (as many as the dense network) or "flops" (as many training FLOPs, at most twice the
             epochs).
@@ -30,9 +35,17 @@ class Method:
     tasks: frozenset[str] = frozenset({"classification", "segmentation"})
     paper_name: str | None = None
     approximate: str | None = None
+    start: str = "random"
+    networks: Mapping[str, str] = field(default_factory=dict)
     plan_of: str | None = None
     equal: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.start not in STARTS:
+            raise ValueError(f"start {self.start!r} is not one of {', '.join(STARTS)}")
+
+    def meant_for(self, task: str, network: str) -> bool:
+        """Tell whether the method is defined for networks of a task type and, where it names them, for this one."""
+        return task in self.tasks and (self.kind != "architecture" or network in self.networks)

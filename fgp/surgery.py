@@ -52,6 +52,14 @@ class Structure:
         """The groups that may lose channels, in network order."""
         return tuple(group for group in self.groups if self._kept_whole(group) is None)
 
+    def consumers(self, leader: str) -> dict[str, Tensor]:
+        """Return who reads the channels of a group: {module name: tensor (C, m), the input positions that hold each channel}."""
+        return {name: index for (name, axis), index in self._touched[leader].items() if axis == "in"}
+
+    def producers(self, leader: str) -> dict[str, Tensor]:
+        """Return what makes the channels of a group, its convolutions and the norms behind them: {module name: tensor (C, m)}."""
+        return {name: index for (name, axis), index in self._touched[leader].items() if axis == "out"}
+
     def gather(self, scores: Scores) -> Scores:
         """Bring scores of single convolutions into the form in which channels are chosen.
 

@@ -8,14 +8,18 @@ import torch
 from torch import nn
 
 import fgp
-from fgp import data, models
+from fgp import data, layers, models
 from fgp.cli import main
 from fgp.evaluate import evaluate
 from fgp.files import read_json
 from fgp.methods import Method
 from fgp.metrics import read_metrics
-from fgp.scoring.files import save_scores
+from fgp.options import number
+from fgp.plans import load_plan
+from fgp.scoring.files import load_scores, save_scores
 from fgp.train import Recipe, fit
+from fgp.train.gradual import Gradual
+from fgp.train.hooks import Hook, Penalty
 
 WIDTH = 1 / 16
 RECIPE = ["--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--crop-padding", "1"]
@@ -43,7 +47,7 @@ def pruned(digits, tmp_path_factory):
     convs[0].out_channels = norm.num_features = convs[1].in_channels = 2
     name = next(name for name, module in model.named_modules() if module is convs[0])
     dataset = data.load(digits)
-    fit(model, dataset.train, dataset, Recipe(epochs=6, batch_size=16, lr=0.05), 0, "cpu")
+    fit(model, dataset.train, dataset, Recipe(epochs=12, batch_size=16, lr=0.05), 0, "cpu")
     path = tmp_path_factory.mktemp("pruned") / "pruned.safetensors"
     fgp.save(model, path, plan={name: [0, 1]})
     return path
@@ -139,21 +143,59 @@ def test_scratch_for_equal_flops_takes_more_epochs(digits, pruned, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_the_regulariser_reaches_the_loss(digits, tmp_path, monkeypatch):
-    def regulariser(strength):
-        return lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters())
+def test_a_method_takes_part_in_the_training(digits, tmp_path, monkeypatch):
+    def training(strength):
+        strength = number("strength", strength)
+        return Penalty(lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters()))
 
-    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), regulariser=regulariser)
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), training=training, score=print)
     monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
     norms = []
-    for index, extra in enumerate(([], ["--regulariser", "fake", "--regulariser-option", "strength=0.5"])):
+    for index, extra in enumerate(([], ["--method", "fake", "--option", "strength=0.5"])):
         out = tmp_path / str(index)
-        assert (
-            run("train", "--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out, *RECIPE, *extra)
-            == 0
-        )
+        words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out)
+        assert run("train", *words, *RECIPE, *extra) == 0
         norms.append(sum(float(parameter.detach().square().sum()) for parameter in fgp.load(out).parameters()))
     assert norms[1] < 0.95 * norms[0]
+
+
+def test_a_method_that_scores_while_it_trains_goes_on_from_the_dense_network(digits, pruned, tmp_path, monkeypatch):
+    class Scorer(Hook):
+        def begin(self, run):
+            self.model = run.model
+
+        def scores(self):
+            return {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(self.model).items()}
+
+    facts = Method(label="Fake", kind="sparse-training", start="dense")
+    fake = types.SimpleNamespace(METHOD=facts, training=Scorer)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    out, scores = tmp_path / "out", tmp_path / "scores"
+    words = ("--data", digits, "--weights", pruned, "--seed", 0, "--out", out, "--method", "fake", "--scores", scores)
+    assert run("train", *words, *RECIPE) == 0
+    found, about = load_scores(scores)
+    expected = {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(fgp.load(out)).items()}
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert about["method"] == "fake"
+    assert about["spec"] == fgp.load(pruned).fgp_spec.to_dict()
+
+
+def test_a_gradual_method_leaves_a_plan(digits, tmp_path, monkeypatch):
+    class Last(Gradual):
+        def after_step(self, images, labels):
+            self.remove([(leader, c) for leader, kept in self.plan.items() for c in kept], most=20)
+
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="gradual"), pruning=Last)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    out, plan = tmp_path / "out", tmp_path / "plan"
+    words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out, "--method", "fake")
+    assert run("train", *words, "--selection", "macs-0.5", "--plan", plan, *RECIPE) == 0
+    file = load_plan(plan)
+    assert file.macs == pytest.approx(0.5 * file.dense_macs, rel=0.01)
+    assert fgp.load(out).features[0].out_channels == file.channels["features.0"]
+    small = tmp_path / "small"
+    assert run("prune", "--weights", out, "--plan", plan, "--data", digits, "--out", small) == 0
+    assert fgp.cost.count(fgp.load(small), torch.empty(1, 3, 32, 32)).macs == file.macs
 
 
 def test_evaluate_prints_and_writes(digits, pruned, tmp_path, capsys):
@@ -178,9 +220,11 @@ NETWORK = ("--network", "vgg16", "--width", WIDTH)
         ((*NETWORK, "--lr", "0.1", "--tag", "macs=3"), "--tag macs"),
         ((*NETWORK, "--lr", "0.1", "--tag", "macs"), "--tag macs: expected KEY=VALUE"),
         ((*NETWORK, "--lr", "0.1", "--epochs-scale", "flops"), "--architecture"),
-        ((*NETWORK, "--lr", "0.1", "--regulariser-option", "a=1"), "--regulariser"),
-        ((*NETWORK, "--lr", "0.1", "--regulariser", "l1"), "sparse-training"),
-        ((*NETWORK, "--lr", "0.1", "--regulariser", "slimming", "--regulariser-option", "strenght=1"), "strenght"),
+        ((*NETWORK, "--lr", "0.1", "--option", "a=1"), "--method"),
+        ((*NETWORK, "--lr", "0.1", "--method", "l1"), "sparse-training"),
+        ((*NETWORK, "--lr", "0.1", "--method", "slimming", "--option", "strenght=1"), "strenght"),
+        ((*NETWORK, "--lr", "0.1", "--method", "slimming", "--selection", "macs-0.5"), "--selection: slimming"),
+        (("--weights", "missing.safetensors", "--lr", "0.1", "--method", "slimming"), "give --network"),
         (("--network", "segnet", "--width", WIDTH, "--lr", "0.1"), "segmentation"),
         (("--architecture", "missing.safetensors", "--lr", "0.1"), "missing.safetensors"),
         (("--architecture", "missing.safetensors", "--width", "1", "--lr", "0.1"), "--width"),

@@ -12,18 +12,20 @@ from fgp.data import Dataset, Split
 from fgp.errors import FgpError
 from fgp.evaluate import evaluate
 from fgp.train import Recipe, fit
+from fgp.train.hooks import Penalty
 from fgp.train.loop import batches_of
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-def classification(count=40, classes=4, seed=0):
-    """Images whose brightest third tells the class, with noise."""
+def classification(count=40, classes=4, seed=0, side=8):
+    """Images whose brightest rows tell the class, with noise."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 120, (count, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.arange(count, dtype=torch.uint8) % classes
+    rows = side // 4
     for image, label in zip(images, labels.tolist(), strict=True):
-        image[:, 2 * label : 2 * label + 2] += 120
+        image[:, rows * label : rows * (label + 1)] += 120
     split = Split(images, labels)
     return Dataset(split, split, tuple("abcd"[:classes]), classes, MEAN, STD, "classification", 255, "test")
 
@@ -187,15 +189,15 @@ def test_divergence_in_the_last_step_is_noticed():
     dataset = classification()
     recipe = Recipe(epochs=1, batch_size=40, lr=1e30)
     with pytest.raises(FgpError, match=r"1\.weight is not finite in epoch 1"):
-        fit(small_cnn(), dataset.train, dataset, recipe, 0, "cpu", regulariser=lambda m: 1e30 * m[1].weight.sum())
+        fit(small_cnn(), dataset.train, dataset, recipe, 0, "cpu", hook=Penalty(lambda m: 1e30 * m[1].weight.sum()))
 
 
-def test_the_regulariser_is_added_to_the_loss():
+def test_a_penalty_is_added_to_the_loss():
     dataset = classification()
     recipe = Recipe(epochs=1, batch_size=40, lr=0.1, momentum=0)
     plain, penalised = small_cnn(), small_cnn()
     first = fit(plain, dataset.train, dataset, recipe, 0, "cpu")
-    second = fit(penalised, dataset.train, dataset, recipe, 0, "cpu", regulariser=lambda m: 0.5 * m[1].weight.abs().sum())
+    second = fit(penalised, dataset.train, dataset, recipe, 0, "cpu", hook=Penalty(lambda m: 0.5 * m[1].weight.abs().sum()))
     assert second.losses[0] == pytest.approx(first.losses[0] + 0.5 * 8, rel=1e-5)
     assert torch.allclose(plain[1].weight - penalised[1].weight, torch.full((8,), 0.1 * 0.5), atol=1e-6)
 

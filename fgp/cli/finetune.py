@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from fgp.cli import common, training
+from fgp.errors import FgpError
 from fgp.train.recipe import Recipe
 
 
@@ -15,12 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this subcommand."""
     parser.add_argument("--weights", required=True, metavar="FILE", help="pruned network (`fgp prune`)")
     parser.add_argument("--scores", metavar="FILE", help="scores it was pruned by (`fgp score`), for the time that scoring took")
+    parser.add_argument("--method", metavar="NAME", help="method whose own way of fine-tuning is used")
     training.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate, fine-tune, evaluate again, write weights, curve and metrics."""
     recipe = Recipe.from_args(args)
+    hook = _hook(args.method) if args.method else None
     device = common.set_up_device(args)
     import fgp
     from fgp import data
@@ -35,9 +38,20 @@ def run(args: argparse.Namespace) -> None:
     result.check_fits(model, dataset, args.weights)
     score_seconds = _seconds(args.scores) if args.scores else None
     before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-    history = fit(model, dataset.train, dataset, recipe, args.seed, device, label=training.label(tags, args.seed))
+    checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
+    history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=checkpoint, label=label)
     after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
     training.write(args, model, recipe, dataset, history, device, tags, before=before, after=after, score_seconds=score_seconds)
+    checkpoint.remove()
+
+
+def _hook(name: str):
+    import baselines
+
+    method = baselines.get(name)
+    if not hasattr(method, "finetuning"):
+        raise FgpError(f"--method {name}: it is fine-tuned like every other; leave --method out")
+    return method.finetuning()
 
 
 def _seconds(scores: str) -> float | None:

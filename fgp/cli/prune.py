@@ -5,6 +5,7 @@ The output of the pruned network is checked against the dense network with the r
 
 import argparse
 
+from fgp.cli import common
 from fgp.cli.plan import add_input_size, read_example_input
 from fgp.errors import FgpError
 
@@ -17,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tied", action="store_true", help="as given to `fgp plan`; a plan made with it is applied with it anyway"
     )
+    parser.add_argument("--repair", metavar="METHOD", help="let this method adjust the weights to the loss of the channels first")
+    parser.add_argument("--images", type=int, metavar="N", help="--repair: training images it reads (default: all)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="--repair: images a forward pass (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, help="--repair: of the choice of images (default: 0)")
+    common.add_device(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="pruned network to write (safetensors)")
 
 
@@ -33,5 +39,26 @@ def run(args: argparse.Namespace) -> None:
     spec = model.fgp_spec and model.fgp_spec.to_dict()
     if spec != file.spec:
         raise FgpError(f"{args.plan}: made for the network {file.spec}, but {args.weights} holds {spec}; make a plan for it")
+    if args.repair:
+        model = _repaired(args, model, file.plan)
     pruned = prune(model, file.plan, read_example_input(args), tied=args.tied or file.tied)
     save(pruned, args.out, selection=file.selection, provenance=provenance.collect())
+
+
+def _repaired(args: argparse.Namespace, model, plan: dict[str, list[int]]):
+    """Return the dense network with the weights that the method of --repair gives it, on the CPU."""
+    import baselines
+    from fgp import data
+
+    method = baselines.get(args.repair)
+    if not hasattr(method, "repair"):
+        raise FgpError(f"--repair {args.repair}: this method adjusts no weights; leave --repair out")
+    if not args.data:
+        raise FgpError("--repair: give --data, the method reads training images")
+    device = common.set_up_device(args)
+    dataset = data.load(args.data)
+    split = dataset.train if args.images is None else data.subset(dataset.train, limit=args.images, seed=args.seed)
+    batches = data.batches(split, dataset, args.batch_size, device)
+    repaired = method.repair(model.to(device).eval(), plan, batches, args.seed).cpu()
+    repaired.fgp_spec, repaired.fgp_plan = model.fgp_spec, model.fgp_plan
+    return repaired

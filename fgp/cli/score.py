@@ -8,6 +8,7 @@ import inspect
 import time
 from types import ModuleType
 
+from fgp import options
 from fgp.cli import common
 from fgp.errors import FgpError
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     import baselines
 
     method = baselines.get(args.method)
-    options = _options(args, method)
+    given = _options(args, method)
     import torch
 
     import fgp
@@ -50,13 +51,13 @@ def run(args: argparse.Namespace) -> None:
     batches = data.batches(split, dataset, args.batch_size, device)
     torch.manual_seed(args.seed)
     start = _now(device)
-    scores = method.score(model, batches, args.seed, **options)
+    scores = method.score(model, batches, args.seed, **given)
     seconds = _now(device) - start
     save_scores(
         args.out,
         scores,
         method=args.method,
-        options=options,
+        options=given,
         seconds=seconds,
         images=len(split),
         seed=args.seed,
@@ -70,19 +71,16 @@ def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
     facts = method.METHOD
     if facts.kind == "scratch":
         raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
-    options = {}
-    for option in args.option:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise FgpError(f"--option {option}: expected KEY=VALUE")
-        options[key] = value
+    if not hasattr(method, "score"):
+        raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp train --method")
+    given = options.parse(args.option, "--option")
     parameters = inspect.signature(method.score).parameters.values()
     legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     checks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for key in options:
+    for key in given:
         if key not in legal and not checks_itself:
             raise FgpError(f"--option {key}: {args.method} has no such option; legal: {', '.join(legal) or 'none'}")
-    return options
+    return given
 
 
 def _check(args: argparse.Namespace, method: ModuleType, model, dataset) -> None:

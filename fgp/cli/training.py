@@ -1,6 +1,9 @@
 """Arguments and outputs that the subcommands train and finetune share."""
 
 import argparse
+import hashlib
+import json
+import os
 from pathlib import Path
 
 from fgp.cli import common
@@ -18,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="weights file to write")
     parser.add_argument("--curve", metavar="FILE", help="training curve to write (CSV)")
     parser.add_argument("--metrics", metavar="FILE", help="metrics file to write (JSON)")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="least time between two checkpoints, beside --out, from which an interrupted training goes on (default: 20)",
+    )
     common.add_tags(parser)
     common.add_device(parser)
     Recipe.add_arguments(parser)
@@ -40,6 +50,27 @@ def tags(args: argparse.Namespace, method: str, selection: str) -> dict[str, str
 def label(tags: dict[str, str], seed: int) -> str:
     """Return the words put before every line of progress."""
     return f"{tags['task']} seed {seed} {tags['method']}/{tags['selection']}"
+
+
+def checkpoint(args: argparse.Namespace, *weights: str | None):
+    """Return the checkpoint of this training, valid for this command line, code, torch and content of the input files.
+
+    Args:
+        args: the parsed command line.
+        weights: the weights files that the training starts from, None for none.
+    """
+    import torch
+
+    from fgp import provenance
+    from fgp.train.resume import Checkpoint
+
+    inputs = [os.stat(path) for path in (args.data, *weights) if path]
+    facts = [provenance.COMMAND.get(), torch.__version__, [(file.st_size, file.st_mtime_ns) for file in inputs]]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    project = Path(__file__).parents[2]
+    for source in sorted(path for package in ("fgp", "baselines") for path in (project / package).rglob("*.py")):
+        digest.update(source.read_bytes())
+    return Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds)
 
 
 def write(

@@ -32,7 +32,8 @@ def build(name: str, num_classes: int, width: float = 1.0) -> nn.Module:
         FgpError: unknown name, a class count or width out of range, or a width other than 1 for a network of another library.
     """
     spec = make_spec(name, num_classes, width)
-    module = importlib.import_module(f"fgp.models.{NETWORKS[name].module}")
-    model = module.build(spec.num_classes, spec.width)
+    network = NETWORKS[name]
+    module = importlib.import_module(f"fgp.models.{network.module}")
+    model = getattr(module, network.function)(spec.num_classes, spec.width)
     model.fgp_spec = spec
     return model

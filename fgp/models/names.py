@@ -12,11 +12,21 @@ from fgp.errors import FgpError
 
 @dataclass(frozen=True)
 class Network:
-    """Attributes: task, module of `fgp.models` that builds it, whether a width other than 1 is possible."""
+    """What is known of a network before it is built.
+
+    Attributes:
+        task: "classification" or "segmentation".
+        module: module of `fgp.models` that builds it.
+        scalable: whether a width other than 1 is possible.
+        function: function of the module that builds it.
+        replaces: for an architecture that is trained in place of a dense network, that network.
+    """
 
     task: str
     module: str
     scalable: bool = True
+    function: str = "build"
+    replaces: str | None = None
 
 
 NETWORKS = {
@@ -26,6 +36,8 @@ NETWORKS = {
     "deeplabv3": Network("segmentation", "deeplab"),
     "tv_deeplabv3": Network("segmentation", "torchvision_deeplab", scalable=False),
     "smp_deeplabv3": Network("segmentation", "smp_deeplab", scalable=False),
+    "slimconv_vgg16": Network("classification", "slimconv", function="build_vgg16", replaces="vgg16"),
+    "slimconv_resnet50": Network("classification", "slimconv", function="build_resnet50", replaces="resnet50"),
 }
 NAMES = tuple(NETWORKS)
 

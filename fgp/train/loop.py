@@ -4,18 +4,20 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fgp.data import batches
 from fgp.errors import FgpError
 from fgp.files import atomic
 from fgp.train import loss as losses
 from fgp.train.augment import Augmentation
+from fgp.train.hooks import Hook, Run
 from fgp.train.recipe import Recipe
+from fgp.train.resume import Checkpoint
 
 _TRAIN_METRIC = {"classification": "top-1", "segmentation": "pixel accuracy"}
 
@@ -61,7 +63,8 @@ def fit(
     seed: int,
     device: torch.device | str,
     *,
-    regulariser: Callable[[nn.Module], Tensor] | None = None,
+    hook: Hook | None = None,
+    checkpoint: Checkpoint | None = None,
     curve: str | os.PathLike | None = None,
     label: str = "",
 ) -> History:
@@ -80,7 +83,9 @@ def fit(
         recipe: how to train.
         seed: of the order, the augmentation and the network's own randomness (dropout).
         device: where to train.
-        regulariser: model -> scalar, added to the loss at every step.
+        hook: what a method adds to the loop.
+        checkpoint: where the state is saved after an epoch, and taken up if a run with the same key was interrupted. The result
+            is that of a run without interruption.
         curve: CSV file for the training curve, written at the end.
         label: put before every line of progress on stderr.
 
@@ -97,10 +102,15 @@ def fit(
         torch.as_tensor(dataset.mean, dtype=torch.float32, device=device),
         torch.as_tensor(dataset.std, dtype=torch.float32, device=device),
     )
-    criterion = losses.build(recipe, split.labels, dataset.outputs, dataset.task, dataset.void, device)
+    hook = hook or Hook()
+    parts = batches_of(len(images), recipe.batch_size)
     model.to(device, memory_format=torch.channels_last).train()
+    plain = batches(split, dataset, recipe.batch_size, device)
+    steps = len(parts) * recipe.epochs
+    hook.begin(Run(model, plain, steps, len(parts), dataset.outputs, dataset.task, seed, device))
+    criterion = hook.criterion(losses.build(recipe, split.labels, dataset.outputs, dataset.task, dataset.void, device))
     optimiser = torch.optim.SGD(
-        model.parameters(),
+        [*model.parameters(), *hook.parameters()],
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -108,22 +118,27 @@ def fit(
         fused=True,
     )
     order, choices = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
-    parts = batches_of(len(images), recipe.batch_size)
     history = History(_TRAIN_METRIC[dataset.task])
-    step = 0
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        tqdm(total=recipe.epochs * len(parts), desc=label, disable=not sys.stderr.isatty(), unit="step") as bar,
+        tqdm(total=steps, desc=label, disable=not sys.stderr.isatty(), unit="step") as bar,
     ):
         torch.manual_seed(seed)
-        for _ in range(recipe.epochs):
+        state = _State(model, optimiser, hook, {"order": order, "choices": choices}, history)
+        if checkpoint and (saved := checkpoint.load()):
+            state.restore(saved)
+            print(f"{label} goes on after epoch {len(history.losses)}".lstrip(), file=sys.stderr)
+        for epoch in range(len(history.losses), recipe.epochs):
+            if hook.finished:
+                break
             started = time.perf_counter()
             permutation = torch.randperm(len(images), generator=order).to(images.device)
             draws = augmentation.draw(len(images), choices, device)
             total = torch.zeros((), dtype=torch.float64, device=device)
             right, counted = torch.zeros((2,), dtype=torch.int64, device=device)
-            history.rates.append(recipe.rate(step, len(parts)))
-            for part in parts:
+            seen = 0
+            history.rates.append(recipe.rate(epoch * len(parts), len(parts)))
+            for step, part in enumerate(parts, start=epoch * len(parts)):
                 index = permutation[part]
                 x, y = augmentation.apply(images[index].to(device), labels[index].to(device), draws[part])
                 for group in optimiser.param_groups:
@@ -131,27 +146,75 @@ def fit(
                 optimiser.zero_grad()
                 output = model(x.contiguous(memory_format=torch.channels_last))
                 loss = criterion(output, y)
-                if regulariser is not None:
-                    loss = loss + regulariser(model)
+                penalty = hook.penalty(model)
+                if penalty is not None:
+                    loss = loss + penalty
                 loss.backward()
+                hook.after_backward(x, y)
                 optimiser.step()
+                hook.after_step(x, y)
                 logits = output if isinstance(output, Tensor) else output[0]
                 total += loss.detach() * len(x)
                 right += (logits.detach().argmax(1) == y).sum()
                 counted += len(y) if y.ndim == 1 else (y != dataset.void).sum()
-                step += 1
+                seen += len(x)
                 bar.update()
-            history.losses.append(float(total) / len(images))
+                if hook.finished:
+                    break
+            history.losses.append(float(total) / seen)
             history.scores.append(100 * int(right) / max(1, int(counted)))
             history.durations.append(time.perf_counter() - started)
             _check_finite(torch.tensor(history.losses[-1]), "loss", history, recipe, label)
             _report(history, recipe, label, bar)
+            hook.after_epoch(epoch + 1)
+            if checkpoint and checkpoint.due():
+                checkpoint.save(state.capture())
+        hook.end()
     for name, values in model.state_dict().items():
         _check_finite(values, name, history, recipe, label)
     model.to(memory_format=torch.contiguous_format).eval()
     if curve is not None:
         history.write(curve)
     return history
+
+
+class _State:
+    """Everything that changes while training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        hook: Hook,
+        generators: dict[str, torch.Generator],
+        history: History,
+    ) -> None:
+        self._model, self._optimiser, self._hook = model, optimiser, hook
+        self._generators, self._history = generators, history
+
+    def capture(self) -> dict:
+        state = {
+            "model": self._model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "hook": self._hook.state_dict(),
+            "history": asdict(self._history),
+            "random": torch.get_rng_state(),
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+        }
+        if torch.cuda.is_initialized():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def restore(self, state: dict) -> None:
+        self._model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._hook.load_state_dict(state["hook"])
+        vars(self._history).update(state["history"])
+        torch.set_rng_state(state["random"])
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"])
 
 
 def batches_of(images: int, batch_size: int) -> list[slice]:

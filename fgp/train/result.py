@@ -6,6 +6,7 @@ from torch import nn
 from fgp import cost, models, provenance
 from fgp.errors import FgpError
 from fgp.evaluate import METRICS
+from fgp.models.names import NETWORKS
 from fgp.train.loop import History
 from fgp.train.recipe import Recipe
 
@@ -17,9 +18,12 @@ def channels(model: nn.Module) -> dict[str, int]:
 
 def dense_twin(model: nn.Module) -> nn.Module:
     """Return the unpruned network of the model's spec, on the meta device."""
-    spec = model.fgp_spec
+    return _unpruned(model.fgp_spec.name, model.fgp_spec)
+
+
+def _unpruned(name: str, like: models.Spec) -> nn.Module:
     with torch.device("meta"):
-        return models.build(spec.name, spec.num_classes, spec.width)
+        return models.build(name, like.num_classes, like.width)
 
 
 def cost_on(model: nn.Module, dataset) -> cost.Cost:
@@ -48,9 +52,13 @@ def origin(recipe: Recipe, device: torch.device, code: str | None) -> dict:
 
 
 def entries(model: nn.Module, dataset, recipe: Recipe, history: History) -> dict:
-    """Return the entries of metrics.json that follow from a trained network: what it is, costs and took."""
+    """Return the entries of metrics.json that follow from a trained network: what it is, costs and took.
+
+    The dense cost of an architecture that replaces a network is that network's.
+    """
     spec, dense = model.fgp_spec, dense_twin(model)
-    own, whole = cost_on(model, dataset), cost_on(dense, dataset)
+    replaced = NETWORKS[spec.name].replaces
+    own, whole = cost_on(model, dataset), cost_on(_unpruned(replaced, spec) if replaced else dense, dataset)
     return {
         "network": spec.name,
         "width": float(spec.width),

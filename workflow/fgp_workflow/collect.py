@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             grid = read_grid(args.config)
             metrics += [folder / cell / "metrics.json" for cell in grid.folders()]
             latency += [
-                folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.config.seeds
+                folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.seeds_of(task)
             ]
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")

@@ -3,8 +3,7 @@
 import shlex
 
 import baselines
-from fgp.methods import Method
-from fgp_workflow.grid import DENSE, Batch, Cell, Grid
+from fgp_workflow.grid import DENSE, Batch, Cell, Grid, Scoring, facts
 
 
 class Commands:
@@ -23,11 +22,19 @@ class Commands:
         """Path of a folder of one task and seed."""
         return "/".join([self.root, task, f"seed{seed}", *parts])
 
-    def dense_weights(self, task: str, method: str, seed: int | str) -> str:
+    def dense(self, task: str, seed: int | str) -> str:
+        """Path of the dense network."""
+        return self.folder(task, seed, *DENSE, "model.safetensors")
+
+    def scored(self, task: str, method: str, seed: int | str) -> str:
         """Path of the network that a method scores: the dense one, or that of its own sparse training."""
-        sparse = baselines.get(method).METHOD.kind == "sparse-training"
-        parts = (method, "sparse") if sparse else DENSE
-        return self.folder(task, seed, *parts, "model.safetensors")
+        if facts(method).kind == "sparse-training":
+            return self.folder(task, seed, method, "sparse", "model.safetensors")
+        return self.dense(task, seed)
+
+    def scores(self, task: str, method: str, seed: int | str) -> str:
+        """Path of a method's scores."""
+        return self.folder(task, seed, method, "scores.safetensors")
 
     def data(self, dataset: str) -> str:
         """Flags of `fgp data` for a data set of the grid."""
@@ -42,43 +49,83 @@ class Commands:
                 words += [f"--{key.replace('_', '-')}", value]
         return _join(words + ["--download"] * section.download)
 
-    def train(self, task: str, seed: int | str, method: str = DENSE[0], selection: str = DENSE[1]) -> str:
-        """Flags of `fgp train` but for its input and output files; sparse-training methods add their regulariser."""
+    def train(self, task: str, seed: int | str) -> str:
+        """Flags of `fgp train` for the dense network, but for its input and output files."""
         section = self.grid.tasks[task]
-        words = ["--network", section.network, "--width", section.width]
-        if method != DENSE[0]:
-            words += ["--regulariser", method]
-            for key, value in section.regulariser.get(method, {}).items():
-                words += ["--regulariser-option", f"{key}={value}"]
-        return _join(words + self._run(seed) + self._tags(task, method, selection) + self._recipe(section.recipe))
+        network = ["--network", section.network, "--width", section.width]
+        return _join(network + self._run(seed) + self._tags(task, *DENSE) + self._recipe(section.recipe))
 
-    def score(self, method: str, seed: int | str) -> str:
-        """Flags of `fgp score` but for its input and output files."""
-        words = ["--method", method, "--batch-size", self.config.scoring.batch_size]
-        if self.config.scoring.images:
-            words += ["--images", self.config.scoring.images]
-        return _join(words + self._run(seed))
+    def own_stage(self, task: str, seed: int | str, method: str, selection: str = "sparse") -> str:
+        """Flags of `fgp train` for a method's own training, but for its data and output files; `selection` of a gradual one."""
+        section, about = self.grid.tasks[task], facts(method)
+        from_dense = about.start == "dense"
+        words = ["--weights", self.dense(task, seed)] if from_dense else ["--network", section.network, "--width", section.width]
+        words += ["--method", method, *_options(section.options.get(method, {}))]
+        if about.kind == "gradual":
+            words += ["--selection", selection, *["--tied"] * section.tied]
+        recipe = section.stage_recipes.get(method, section.finetune if from_dense else section.recipe)
+        return _join(words + self._run(seed) + self._tags(task, method, selection) + self._recipe(recipe))
+
+    def own_inputs(self, task: str, seed: int | str, method: str) -> list[str]:
+        """The networks that a method's own training starts from."""
+        return [self.dense(task, seed)] if facts(method).start == "dense" else []
+
+    def own_outputs(self, method: str) -> dict[str, str]:
+        """The files that a method's own training writes, by their flag, with `{task}`, `{seed}`, if gradual `{selection}`."""
+        if facts(method).kind == "gradual":
+            folder = self.folder("{task}", "{seed}", method, "{selection}")
+            return {"out": f"{folder}/trained.safetensors", "plan": f"{folder}/plan.json", "curve": f"{folder}/gradual_curve.csv"}
+        folder = self.folder("{task}", "{seed}", method, "sparse")
+        files = {"out": f"{folder}/model.safetensors", "metrics": f"{folder}/metrics.json", "curve": f"{folder}/curve.csv"}
+        if not hasattr(baselines.get(method), "score"):
+            files["scores"] = self.scores("{task}", method, "{seed}")
+        return files
+
+    def score(self, scoring: Scoring, seed: int | str) -> str:
+        """All `fgp score` of one process, joined by `then`."""
+        task, commands = scoring.task, []
+        for method in scoring.methods:
+            words = ["score", "--data", self.data_file(task), "--weights", self.scored(task, method, seed), "--method", method]
+            if facts(method).kind == "criterion":
+                words += _options(self.grid.tasks[task].options.get(method, {}))
+            words += [*self._images(), *self._run(seed), "--out", self.scores(task, method, seed)]
+            commands.append(_join(words))
+        return " then ".join(commands)
 
     def sources(self, batch: Batch, seed: int | str) -> list[str]:
-        """What the channels of a batch are selected by: the method's scores, or the plans that a scratch control copies."""
-        if batch.facts.kind == "scratch":
-            return [self.folder(batch.task, seed, batch.facts.plan_of, cell.selection, "plan.json") for cell in batch.cells]
-        return [self.folder(batch.task, seed, batch.method, "scores.safetensors")]
+        """What a batch reads besides the data: networks, and what the channels are selected by."""
+        if batch.kind == "architecture":
+            return []
+        folders = [self.folder(batch.task, seed, cell.path) for cell in batch.cells]
+        if batch.kind == "gradual":
+            return [f"{folder}/{name}" for folder in folders for name in ("trained.safetensors", "plan.json")]
+        networks = sorted({self.scored(batch.task, method, seed) for method in batch.methods})
+        if batch.kind == "scratch":
+            return networks + [self._copied_plan(cell, seed) for cell in batch.cells]
+        return networks + [self.scores(batch.task, method, seed) for method in batch.methods]
 
     def results(self, batch: Batch) -> list[str]:
         """The files that a batch writes, with `{seed}` for the seed."""
-        names = ["pruned.safetensors", "model.safetensors", "curve.csv", "metrics.json"]
-        names += ["plan.json"] * (batch.facts.kind != "scratch")
+        names = ["model.safetensors", "curve.csv", "metrics.json"]
+        names += ["pruned.safetensors"] * (batch.kind != "architecture")
+        names += ["plan.json"] * (batch.kind in ("criterion", "sparse-training"))
         return [self.folder(batch.task, "{seed}", cell.path, name) for cell in batch.cells for name in names]
 
-    def subcommands(self, batch: Batch) -> list[str]:
-        """The subcommands that a batch runs for each of its cells."""
-        return ["prune", "train"] if batch.facts.kind == "scratch" else ["plan", "prune", "finetune"]
+    def modules(self, batch: Batch) -> list[str]:
+        """The modules whose code a batch runs: its subcommands, and the methods that take part in them."""
+        if batch.kind == "architecture":
+            words = ["train"]
+        elif batch.kind == "scratch":
+            words = ["prune", "train"]
+        else:
+            words = ["plan"] * (batch.kind != "gradual") + ["prune", "finetune"]
+        active = [name for name in batch.methods if any(hasattr(baselines.get(name), part) for part in ("repair", "finetuning"))]
+        return [*(f"fgp.cli.{word}" for word in words), *map(method_module, active)]
 
     def cells(self, batch: Batch, seed: int | str) -> str:
         """All subcommands of a batch, joined by `then`."""
-        make = self._scratch_cell if batch.facts.kind == "scratch" else self._cell
-        return " then ".join(_join(words) for cell in batch.cells for words in make(cell, batch.facts, seed))
+        make = {"scratch": self._scratch_cell, "architecture": self._architecture_cell}.get(batch.kind, self._cell)
+        return " then ".join(_join(words) for cell in batch.cells for words in make(cell, seed))
 
     def networks(self, task: str, seed: int | str) -> dict[str, str]:
         """Weights of the dense and of every pruned network of a task and seed, by `<method>/<selection>`."""
@@ -92,29 +139,45 @@ class Commands:
         words += ["--batch-sizes", *section.batch_sizes, "--seconds", section.seconds]
         return _join([*words, "--threads", section.threads, "--device", self.config.device])
 
-    def _cell(self, cell: Cell, facts: Method, seed: int | str) -> list[list]:
-        folder = self.folder(cell.task, seed, cell.path)
-        network = ["--weights", self.dense_weights(cell.task, cell.method, seed), *self._traced(cell)]
-        scores = ["--scores", self.folder(cell.task, seed, cell.method, "scores.safetensors")]
-        choice = ["--selection", cell.selection, "--seed", seed]
-        choice += ["--rule", facts.selection] if cell.selection.startswith("macs-") else []
-        recipe = self._recipe(self.grid.tasks[cell.task].finetune)
-        return [
-            ["plan", *scores, *network, *choice, "--out", f"{folder}/plan.json"],
-            ["prune", *network, "--plan", f"{folder}/plan.json", "--out", f"{folder}/pruned.safetensors"],
-            ["finetune", "--weights", f"{folder}/pruned.safetensors", *scores, *self._trained(cell, seed), *recipe],
-        ]
+    def _cell(self, cell: Cell, seed: int | str) -> list[list]:
+        folder, about, method = self.folder(cell.task, seed, cell.path), facts(cell.method), baselines.get(cell.method)
+        finetune = ["finetune", "--weights", f"{folder}/pruned.safetensors"]
+        if about.kind == "gradual":
+            network, plan = ["--weights", f"{folder}/trained.safetensors", *self._traced(cell)], []
+        else:
+            network = ["--weights", self.scored(cell.task, cell.method, seed), *self._traced(cell)]
+            scores = ["--scores", self.scores(cell.task, cell.method, seed)]
+            choice = ["--selection", cell.selection, "--seed", seed]
+            choice += ["--rule", about.selection] if cell.selection.startswith("macs-") else []
+            plan = [["plan", *scores, *network, *choice, "--out", f"{folder}/plan.json"]]
+            finetune += scores
+        prune = ["prune", *network, "--plan", f"{folder}/plan.json", "--out", f"{folder}/pruned.safetensors"]
+        if hasattr(method, "repair"):
+            prune += ["--repair", cell.method, *self._images(), *self._run(seed)]
+        if hasattr(method, "finetuning"):
+            finetune += ["--method", cell.method]
+        return [*plan, prune, [*finetune, *self._trained(cell, seed), *self._recipe(self.grid.tasks[cell.task].finetune)]]
 
-    def _scratch_cell(self, cell: Cell, facts: Method, seed: int | str) -> list[list]:
+    def _architecture_cell(self, cell: Cell, seed: int | str) -> list[list]:
+        section = self.grid.tasks[cell.task]
+        network = ["--network", facts(cell.method).networks[section.network], "--width", section.width]
+        return [["train", *network, *self._trained(cell, seed), *self._recipe(section.recipe)]]
+
+    def _scratch_cell(self, cell: Cell, seed: int | str) -> list[list]:
+        about = facts(cell.method)
         pruned = self.folder(cell.task, seed, cell.path, "pruned.safetensors")
-        network = ["--weights", self.dense_weights(cell.task, cell.method, seed), *self._traced(cell)]
-        plan = self.folder(cell.task, seed, facts.plan_of, cell.selection, "plan.json")
-        scale = ["--epochs-scale", "flops" if facts.equal == "flops" else "equal"]
+        network = ["--weights", self.dense(cell.task, seed), *self._traced(cell)]
+        plan = self._copied_plan(cell, seed)
+        scale = ["--epochs-scale", "flops" if about.equal == "flops" else "equal"]
         recipe = self._recipe(self.grid.tasks[cell.task].recipe)
         return [
             ["prune", *network, "--plan", plan, "--out", pruned],
             ["train", "--architecture", pruned, *scale, *self._trained(cell, seed), *recipe],
         ]
+
+    def _copied_plan(self, cell: Cell, seed: int | str) -> str:
+        """Path of the plan whose architecture a scratch control trains."""
+        return self.folder(cell.task, seed, facts(cell.method).plan_of, cell.selection, "plan.json")
 
     def _traced(self, cell: Cell) -> list[str]:
         """Flags of the subcommands that trace a network: the data, for its image size, and which layers are coupled."""
@@ -128,6 +191,11 @@ class Commands:
         words = [word for key, path in files.items() for word in (f"--{key}", path)]
         return words + self._run(seed) + self._tags(cell.task, cell.method, cell.selection)
 
+    def _images(self) -> list:
+        """Flags that say which training images are looked at."""
+        section = self.config.scoring
+        return ["--batch-size", section.batch_size] + (["--images", section.images] if section.images else [])
+
     def _run(self, seed: int | str) -> list:
         return ["--seed", seed, "--device", self.config.device, "--threads", self.config.threads]
 
@@ -137,6 +205,15 @@ class Commands:
 
     def _recipe(self, name: str) -> list[str]:
         return self.config.recipes[name].flags()
+
+
+def method_module(method: str) -> str:
+    """Return the module of a method in `baselines/`."""
+    return f"baselines.{method.replace('-', '_')}"
+
+
+def _options(options: dict) -> list[str]:
+    return [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
 
 
 def _join(words: list) -> str:

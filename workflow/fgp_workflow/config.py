@@ -1,6 +1,7 @@
 """The configuration: what may stand in a `config/*.yaml`, checked when the DAG is built."""
 
 import difflib
+import inspect
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import baselines
 from fgp.data.preparing import SOURCES
 from fgp.errors import FgpError
+from fgp.methods import Method
 from fgp.models.names import NETWORKS
 from fgp.train.recipe import Recipe
 
+OWN_STAGE = ("sparse-training", "gradual")
+_ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -51,7 +55,9 @@ class Task(_Section):
     recipe: str = Field(description="a key of `recipes`, for training")
     finetune: str = Field(description="a key of `recipes`, for fine-tuning after pruning")
     tied: bool = Field(False, description="prune residual streams too, coupled layers as one")
-    methods: tuple[str, ...] | None = Field(None, description="only these of `methods` run on this task; null: all")
+    methods: tuple[str, ...] | None = Field(
+        None, description="only these of `methods` run on this task; null: all that are meant for its network"
+    )
     k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
     budgets: dict[str, Share] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
@@ -59,7 +65,15 @@ class Task(_Section):
     at_printed: dict[str, Share] = Field(
         {}, description="method -> share of MACs at which the paper prints it, where not a budget"
     )
-    regulariser: dict[str, dict[str, float]] = Field({}, description="options of sparse training: method -> option -> value")
+    options: dict[str, dict[str, bool | int | float | str]] = Field(
+        {}, description="options of methods, of their scoring or their own training: method -> option -> value"
+    )
+    stage_recipes: dict[str, str] = Field(
+        {},
+        description="recipe of a method's own training, a key of `recipes`; default: `recipe` where it starts from random "
+        "weights, `finetune` where it starts from the dense network",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1, description="only these seeds; null: all")
     paper: Printed | None = Field(None, description="the printed rows to show beside ours")
 
 
@@ -138,8 +152,15 @@ class Config(_Section):
 
     def methods_of(self, task: str) -> list[str]:
         """The methods that run on a task."""
-        chosen = self.tasks[task].methods
-        return [method for method in self.methods if chosen is None or method in chosen]
+        section = self.tasks[task]
+        if section.methods is not None:
+            return [method for method in self.methods if method in section.methods]
+        network = section.network
+        return [name for name in self.methods if baselines.get(name).METHOD.meant_for(NETWORKS[network].task, network)]
+
+    def seeds_of(self, task: str) -> tuple[int, ...]:
+        """The seeds that a task runs with."""
+        return self.tasks[task].seeds or self.seeds
 
 
 def load(raw: dict, file: str) -> Config:
@@ -173,9 +194,14 @@ def _references(config: Config):
         yield f"tasks.{name}.network", task.network, NETWORKS
         yield f"tasks.{name}.recipe", task.recipe, config.recipes
         yield f"tasks.{name}.finetune", task.finetune, config.recipes
-        for key in ("methods", "at_printed", "regulariser"):
+        for key in ("methods", "at_printed", "options", "stage_recipes"):
             for method in getattr(task, key) or ():
                 yield f"tasks.{name}.{key}", method, methods
+        for method, recipe in task.stage_recipes.items():
+            yield f"tasks.{name}.stage_recipes.{method}", recipe, config.recipes
+        for method, options in task.options.items():
+            for option in options:
+                yield f"tasks.{name}.options.{method}", option, legal_options(method) or [option]
         for method in config.methods_of(name):
             if source := methods[method].METHOD.plan_of:
                 yield f"tasks.{name}: {method} needs the plans of", source, config.methods_of(name)
@@ -193,13 +219,43 @@ def _check_consistency(config: Config, file: str) -> None:
         given = "segmentation" if config.datasets[task.dataset].source in SEGMENTATION_SOURCES else "classification"
         if wanted != given:
             raise FgpError(f"{file}: tasks.{name}: {task.network} is a {wanted} network, {task.dataset} a {given} data set")
-    tasks = {NETWORKS[task.network].task for task in config.tasks.values()}
+    networks = [(NETWORKS[task.network].task, task.network) for task in config.tasks.values()]
     for method in config.methods:
-        meant_for = baselines.get(method).METHOD.tasks
-        if not tasks & meant_for:
-            raise FgpError(f"{file}: methods: {method} is meant for {', '.join(sorted(meant_for))}, and no task is of that kind")
+        facts = baselines.get(method).METHOD
+        if not any(facts.meant_for(*network) for network in networks):
+            raise FgpError(f"{file}: methods: {method} is {_meant_for(facts)}, and no task is of that kind; add one or drop it")
+    for name, task in config.tasks.items():
+        for method in (*(task.methods or ()), *task.at_printed):
+            facts = baselines.get(method).METHOD
+            if not facts.meant_for(NETWORKS[task.network].task, task.network):
+                raise FgpError(
+                    f"{file}: tasks.{name}: {method} is {_meant_for(facts)}, not for {task.network}; leave it out of this task"
+                )
+        for method in task.stage_recipes:
+            kind = baselines.get(method).METHOD.kind
+            if kind not in OWN_STAGE:
+                raise FgpError(f"{file}: tasks.{name}.stage_recipes: {method} (kind {kind}) has no own training; remove it")
+        if unknown := set(task.seeds or ()) - set(config.seeds):
+            raise FgpError(f"{file}: tasks.{name}.seeds: {min(unknown)} is not among `seeds`; add it there")
     if config.figures.fig3b and NETWORKS[config.tasks[config.figures.fig3b.task].network].task != "classification":
         raise FgpError(f"{file}: figures.fig3b.task: {config.figures.fig3b.task} is no classification task")
+
+
+def legal_options(method: str) -> list[str]:
+    """Return the options of a method, those of its own training or else of its scoring; [] where it checks them itself."""
+    module = baselines.get(method)
+    functions = [getattr(module, name) for name in ("training", "pruning", "score") if hasattr(module, name)]
+    if not functions:
+        return []
+    parameters = inspect.signature(functions[0]).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return []
+    return [parameter.name for parameter in parameters if parameter.name not in _ARGUMENTS]
+
+
+def _meant_for(facts: Method) -> str:
+    where = f" with {', '.join(facts.networks)}" if facts.networks else ""
+    return f"meant for {' and '.join(sorted(facts.tasks))}{where}"
 
 
 def _explain(detail: dict) -> str:

@@ -7,10 +7,18 @@ from itertools import groupby, islice
 
 import baselines
 from fgp.methods import Method
-from fgp.models.names import NETWORKS
 from fgp_workflow.config import Config, Dataset, Task
 
 DENSE = ("dense", "unpruned")
+
+
+def facts(method: str) -> Method:
+    """Return what a method declares about itself."""
+    return baselines.get(method).METHOD
+
+
+def _list(methods: tuple[str, ...]) -> str:
+    return methods[0] if len(methods) == 1 else f"{methods[0]} and {len(methods) - 1} more"
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,26 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Methods that score the same network in one process."""
+
+    task: str
+    methods: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A name for rules and logs, different for every scoring."""
+        return f"{self.task}-{self.methods[0]}"
+
+    @property
+    def label(self) -> str:
+        """What a reader of the progress sees."""
+        return _list(self.methods)
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Cells of one task and method that share a process."""
+    """Cells of one task that share a process: of one method, or of criteria, which score the same network."""
 
     cells: tuple[Cell, ...]
 
@@ -39,24 +65,25 @@ class Batch:
         return self.cells[0].task
 
     @property
-    def method(self) -> str:
-        """The cells' method."""
-        return self.cells[0].method
+    def kind(self) -> str:
+        """The kind of the cells' methods."""
+        return facts(self.cells[0].method).kind
 
     @property
-    def facts(self) -> Method:
-        """What the cells' method declares about itself."""
-        return baselines.get(self.method).METHOD
+    def methods(self) -> tuple[str, ...]:
+        """The cells' methods, each once."""
+        return tuple(dict.fromkeys(cell.method for cell in self.cells))
 
     @property
     def name(self) -> str:
         """A name for rules and logs, different for every batch."""
-        return f"{self.task}-{self.method}-{self.cells[0].selection}"
+        return f"{self.task}-{self.cells[0].method}-{self.cells[0].selection}"
 
     @property
     def label(self) -> str:
         """What a reader of the progress sees."""
-        return f"{self.method} {self.cells[0].selection if len(self.cells) == 1 else f'{len(self.cells)} selections'}"
+        number = f"{len(self.cells)} selections" if len(self.cells) > 1 else self.cells[0].selection
+        return f"{_list(self.methods)} {number}"
 
 
 @dataclass(frozen=True)
@@ -107,19 +134,42 @@ class Grid:
         return [cell for cell in self.cells if cell.task == task]
 
     def batches(self) -> Iterator[Batch]:
-        """Cells of one task and method, at most `cells_per_job` together: what one process does."""
-        for _, cells in groupby(self.cells, key=lambda cell: (cell.task, cell.method)):
+        """At most `cells_per_job` cells of one task, of one method or of criteria: what one process does."""
+        ordered = sorted(self.cells, key=self._together)
+        for _, cells in groupby(ordered, key=self._together):
             while batch := tuple(islice(cells, self.config.cells_per_job)):
                 yield Batch(batch)
+
+    def scorings(self) -> Iterator[Scoring]:
+        """At most `cells_per_job` methods that score one network: what one process does."""
+        for task in self.tasks:
+            cells = sorted(self.cells_of(task), key=self._together)
+            for _, alike in groupby(cells, key=self._together):
+                names = iter(dict.fromkeys(cell.method for cell in alike if hasattr(baselines.get(cell.method), "score")))
+                while methods := tuple(islice(names, self.config.cells_per_job)):
+                    yield Scoring(task, methods)
+
+    def methods_of_kind(self, kind: str) -> list[str]:
+        """The methods of a kind that the configuration names."""
+        return [method for method in self.config.methods if facts(method).kind == kind]
+
+    @staticmethod
+    def _together(cell: Cell) -> tuple[str, str]:
+        kind = facts(cell.method).kind
+        return cell.task, "" if kind == "criterion" else cell.method
 
     def folders(self) -> list[str]:
         """The folder of every cell below `results/<run>/`, dense ones included, all seeds."""
         return [
             f"{task}/seed{seed}/{path}"
             for task in self.tasks
-            for seed in self.config.seeds
+            for seed in self.seeds_of(task)
             for path in ["/".join(DENSE), *(cell.path for cell in self.cells_of(task))]
         ]
+
+    def seeds_of(self, task: str) -> tuple[int, ...]:
+        """The seeds that a task, of the class sweep too, runs with."""
+        return self.tasks[task].seeds or self.config.seeds
 
     def _sweep(self) -> Iterator[tuple[str, int]]:
         if sweep := self.config.figures.fig3b:
@@ -129,8 +179,8 @@ class Grid:
     def _table_cells(self) -> Iterator[Cell]:
         for name, task in self.config.tasks.items():
             for method in self.config.methods_of(name):
-                facts = baselines.get(method).METHOD
-                if NETWORKS[task.network].task not in facts.tasks:
+                if facts(method).kind == "architecture":
+                    yield Cell(name, method, DENSE[1])
                     continue
                 if method == "fgp":
                     yield from (Cell(name, method, f"cumulative-{k:.2f}") for k in task.k.values())

@@ -131,12 +131,16 @@ def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mappi
     prints = {row.method: row for row in paper.rows_of(printed, **where)} if where else {}
     kind = NETWORKS[task["network"]].task
     chosen = methods if task.get("methods") is None else task["methods"]
-    usable = {method: facts for method, facts in methods.items() if kind in facts.tasks and method in chosen}
+    usable = {name: facts for name, facts in methods.items() if facts.meant_for(kind, task["network"]) and name in chosen}
     if number == 3:
         usable = {method: facts for method, facts in usable.items() if method == "fgp" or facts.paper_name in prints}
     budgets = [budget for budget in dict.fromkeys([*task["k"], *task["budgets"]]) if number != 3 or budget in prints]
     dense = Row("", "dense", "dense", "unpruned", "—", printed=prints.get(paper.DENSE))
     rows = [_measured(cells, name, config, dense, "")]
+    for method, facts in usable.items():
+        if facts.kind == "architecture":
+            row = Row("", method, _label(facts), "unpruned", "other architecture", printed=prints.get(facts.paper_name))
+            rows.append(_measured(cells, name, config, replace(row, notes=_about(method, facts, task)), ""))
     for budget in budgets:
         wanted = _budget_rows(budget, task, usable, prints)
         rows += _mark_best([_measured(cells, name, config, row, reference) for row, reference in wanted])
@@ -144,7 +148,7 @@ def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mappi
         facts = usable.get(method)
         if facts and (facts.paper_name in prints or not prints):
             row = Row(OWN, method, _label(facts), f"{_EQUAL}{share:.4f}", f"its printed MACs, {100 * share:.2f} %")
-            row = replace(row, printed=prints.get(facts.paper_name), notes=_approximate(facts))
+            row = replace(row, printed=prints.get(facts.paper_name), notes=_about(method, facts, task))
             rows.append(_measured(cells, name, config, row, row.selection))
     rows += _printed_only(prints, rows, usable)
     title = f"{task['dataset']}, {task['network']}" + (f" at width {task['width']:g}" if task["width"] != 1 else "")
@@ -167,8 +171,10 @@ def _budget_rows(
         share = task["budgets"][budget]
         selection, way = f"{_EQUAL}{share:.4f}", f"equal MACs, {100 * share:.2f} %"
         for method, facts in methods.items():
+            if facts.kind == "architecture":
+                continue
             printed = prints.get(budget) if method == "fgp" else None
-            row = Row(budget, method, _label(facts), selection, way, printed=printed, notes=_approximate(facts))
+            row = Row(budget, method, _label(facts), selection, way, printed=printed, notes=_about(method, facts, task))
             yield row, "" if method == "fgp" else selection
 
 
@@ -176,8 +182,18 @@ def _label(facts: Method) -> str:
     return f"{facts.label} (approx.)" if facts.approximate else facts.label
 
 
-def _approximate(facts: Method) -> dict[str, tuple[str, ...]]:
-    return {"label": (f"approx.: {facts.approximate}",)} if facts.approximate else {}
+def _about(method: str, facts: Method, task: Mapping) -> dict[str, tuple[str, ...]]:
+    """Return the footnotes to a method's name: what was completed by us, and what it trains besides what every method does."""
+    notes = [f"approx.: {facts.approximate}"] if facts.approximate else []
+    recipe = task["stage_recipes"].get(method, task["finetune" if facts.start == "dense" else "recipe"])
+    start = "on from the dense network" if facts.start == "dense" else "from random weights"
+    own = {
+        "sparse-training": f"Trains {start} (recipe {recipe}) before channels are selected; then fine-tuned like all.",
+        "gradual": f"Prunes while it trains {start} (recipe {recipe}); then fine-tuned like all.",
+        "architecture": f"Another architecture, trained from random weights (recipe {recipe}); nothing is pruned.",
+    }
+    notes += [own[facts.kind]] if facts.kind in own else []
+    return {"label": tuple(notes)} if notes else {}
 
 
 def _measured(cells: Cells, task: str, config: Mapping, row: Row, fgp: str) -> Row:
@@ -193,7 +209,7 @@ def _measured(cells: Cells, task: str, config: Mapping, row: Row, fgp: str) -> R
         values["minus_dense_points"] = paired(after, cells.values(task, "dense", "unpruned", "after_percent"))
     if fgp:
         values["minus_fgp_points"] = paired(after, cells.values(task, "fgp", fgp, "after_percent"))
-    expected = len(config["seeds"])
+    expected = len(config["tasks"][task]["seeds"] or config["seeds"])
     notes = dict(row.notes)
     if not after:
         notes["after"] = ("missing: cells.csv holds no seed of this cell.",)

@@ -8,7 +8,7 @@ import baselines
 import yaml
 from fgp.errors import FgpError
 from fgp_workflow import codehash
-from fgp_workflow.commands import Commands
+from fgp_workflow.commands import Commands, method_module
 from fgp_workflow.config import load
 from fgp_workflow.grid import Grid
 from snakemake.exceptions import WorkflowError
@@ -35,11 +35,6 @@ FIGURES = expand(
     figure=[figure for figure, section in CONFIG.figures if section],
     ext=["pdf", "png"],
 )
-
-
-def method_code(method):
-    """The module of a method in baselines/."""
-    return f"baselines.{method.replace('-', '_')}"
 
 
 def resolved_config():

@@ -32,13 +32,14 @@ for figure in [name.removeprefix("fig") for name, section in CONFIG.figures if s
 
 
 if CONFIG.figures.fig1:
+    FIGURE1_SEED = GRID.seeds_of(CONFIG.figures.fig1.task)[0]
 
     rule heat_maps:
         input:
             data=COMMANDS.data_file(CONFIG.figures.fig1.task),
-            weights=COMMANDS.dense_weights(CONFIG.figures.fig1.task, "fgp", CONFIG.seeds[0]),
-            plan=f"{COMMANDS.folder(CONFIG.figures.fig1.task, CONFIG.seeds[0], 'fgp', GRID.figure1_selection)}/plan.json",
-            scores=f"{COMMANDS.folder(CONFIG.figures.fig1.task, CONFIG.seeds[0], 'fgp')}/scores.safetensors",
+            weights=COMMANDS.dense(CONFIG.figures.fig1.task, FIGURE1_SEED),
+            plan=f"{COMMANDS.folder(CONFIG.figures.fig1.task, FIGURE1_SEED, 'fgp', GRID.figure1_selection)}/plan.json",
+            scores=COMMANDS.scores(CONFIG.figures.fig1.task, "fgp", FIGURE1_SEED),
         output:
             f"{ROOT}/figures/fig1.pdf",
             report(

@@ -1,5 +1,6 @@
-# One rule a batch of cells: cells of one task and method that share a process (`cells_per_job`), for any seed.
-# Each cell: plan, prune, fine-tune; or, for a train-from-scratch control, prune by another method's plan and train.
+# One rule a batch of cells: cells of one task that share a process (`cells_per_job`), for any seed.
+# Each cell: plan, prune, fine-tune; of a gradual method, prune and fine-tune; of a train-from-scratch control, prune by another
+# method's plan and train; of an architecture, train.
 
 
 for batch in GRID.batches():
@@ -10,7 +11,6 @@ for batch in GRID.batches():
         input:
             lambda wildcards, batch=batch: COMMANDS.sources(batch, wildcards.seed),
             data=COMMANDS.data_file(batch.task),
-            weights=lambda wildcards, batch=batch: COMMANDS.dense_weights(batch.task, batch.method, wildcards.seed),
         output:
             COMMANDS.results(batch),
         log:
@@ -24,7 +24,7 @@ for batch in GRID.batches():
             gpu=GPU,
         params:
             command=lambda wildcards, batch=batch: COMMANDS.cells(batch, wildcards.seed),
-            code=codehash.of(*(f"fgp.cli.{name}" for name in COMMANDS.subcommands(batch))),
+            code=codehash.of(*COMMANDS.modules(batch)),
         message:
             f"fine-tune {batch.task} seed {{wildcards.seed}} {batch.label}"
         shell:

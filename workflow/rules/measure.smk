@@ -28,11 +28,11 @@ rule latency:
 rule collect:
     input:
         metrics=[f"{ROOT}/{folder}/metrics.json" for folder in GRID.folders()],
-        latency=expand(
-            f"{ROOT}/{{task}}/seed{{seed}}/latency.json",
-            task=CONFIG.tasks,
-            seed=CONFIG.seeds,
-        ),
+        latency=[
+            f"{COMMANDS.folder(task, seed)}/latency.json"
+            for task in CONFIG.tasks
+            for seed in GRID.seeds_of(task)
+        ],
         config=f"{ROOT}/config.yaml",
     output:
         f"{ROOT}/cells.csv",

@@ -1,22 +1,35 @@
-rule score:
-    input:
-        data=lambda wildcards: COMMANDS.data_file(wildcards.task),
-        weights=lambda wildcards: COMMANDS.dense_weights(wildcards.task, wildcards.method, wildcards.seed),
-    output:
-        f"{ROOT}/{{task}}/seed{{seed}}/{{method}}/scores.safetensors",
-    log:
-        f"{ROOT}/logs/score/{{task}}-seed{{seed}}-{{method}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/score/{{task}}-seed{{seed}}-{{method}}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: CONFIG.threads
-    resources:
-        gpu=GPU,
-    params:
-        flags=lambda wildcards: COMMANDS.score(wildcards.method, wildcards.seed),
-        code=lambda wildcards: codehash.of("fgp.cli.score", method_code(wildcards.method)),
-    message:
-        "score {wildcards.task} seed {wildcards.seed} {wildcards.method}"
-    shell:
-        "python -m fgp score --data {input.data} --weights {input.weights} {params.flags} --out {output} > {log} 2>&1"
+# One rule for the methods of a task that score in one process (`cells_per_job`), for any seed.
+
+
+for scoring in GRID.scorings():
+
+    rule:
+        name:
+            f"score-{scoring.name}"
+        input:
+            data=COMMANDS.data_file(scoring.task),
+            weights=lambda wildcards, scoring=scoring: {
+                COMMANDS.scored(scoring.task, method, wildcards.seed)
+                for method in scoring.methods
+            },
+        output:
+            [
+                COMMANDS.scores(scoring.task, method, "{seed}")
+                for method in scoring.methods
+            ],
+        log:
+            f"{ROOT}/logs/score/{scoring.name}-seed{{seed}}.log",
+        benchmark:
+            f"{ROOT}/benchmarks/score/{scoring.name}-seed{{seed}}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: CONFIG.threads
+        resources:
+            gpu=GPU,
+        params:
+            command=lambda wildcards, scoring=scoring: COMMANDS.score(scoring, wildcards.seed),
+            code=codehash.of("fgp.cli.score", *map(method_module, scoring.methods)),
+        message:
+            f"score {scoring.task} seed {{wildcards.seed}} {scoring.label}"
+        shell:
+            "python -m fgp {params.command} > {log} 2>&1"
