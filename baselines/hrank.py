@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-METHOD = Method(label="HRank", needs=frozenset({"forward"}))
+METHOD = Method(label="HRank", needs=frozenset({"forward"}), paper_name="HRank")
 
 
 def score(

@@ -73,31 +73,13 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     Raises:
         FgpError: a convolution inside the network is followed by no normalisation with a scale, or `batches` is empty.
     """
-    import torch
-
-    from fgp.layers import convolutions, norms_after
     from fgp.scoring.engine import check_model, place
-    from fgp.scoring.targets import pick_logits
+    from fgp.scoring.norms import scaled_norms, with_output_layers
 
     check_model(model)
     first = next(iter(batches), None)
     if first is None:
         raise FgpError("batches: holds no image; slimming needs one to follow the convolutions' outputs")
-    images = place(first[0], model)[:1]
-    norms = norms_after(model, images)
-    outputs = None
-    scores = {}
-    for name, layer in convolutions(model).items():
-        norm = model.get_submodule(norms[name]) if norms[name] else None
-        if norm is not None and norm.weight is not None:
-            scores[name] = norm.weight.detach().abs().float().cpu()
-            continue
-        if outputs is None:
-            with torch.no_grad():
-                outputs = pick_logits(model(images), None)
-        if outputs.shape[2:].numel() == 1 or layer.out_channels != outputs.shape[1]:
-            raise FgpError(
-                f"{name}: slimming needs a batch normalisation with a scale behind it, there is none; choose another method"
-            )
-        scores[name] = torch.ones(layer.out_channels)
-    return scores
+    norms = scaled_norms(model, place(first[0], model)[:1])
+    scales = {layer: model.get_submodule(norm).weight.detach().abs() for layer, norm in norms.items() if norm}
+    return with_output_layers(model, scales)

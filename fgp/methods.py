@@ -20,8 +20,8 @@ class Method:
         tasks: task types it is defined for.
         paper_name: row name in the paper's printed tables, None where the paper has no such row.
         approximate: what was completed by us, from what; the tables mark the row "approx."; None if the definition is public.
-        start: for kinds "sparse-training" and "gradual", the weights that the method's own training begins with: "random" or those
-            of the "dense" network.
+        start: for kinds "sparse-training" and "gradual", what the method's own training begins with: "random" weights or those of
+            the "dense" network.
         networks: for kind "architecture", the network that is trained in place of each dense one: {dense network: its name}.
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
         equal: for kind "scratch": "epochs" (as many as the dense network) or "flops" (as many training FLOPs, at most twice the

@@ -14,6 +14,7 @@ from fgp import FgpError
 from fgp.layers import norms_after
 from fgp.methods import KINDS, Method
 from fgp.models import NAMES, build
+from fgp.models.names import NETWORKS
 
 METHODS = baselines.discover()
 SCORING = [name for name, module in METHODS.items() if hasattr(module, "score")]
@@ -210,7 +211,7 @@ def test_norms_after_ignores_what_was_written_over():
     assert norms_after(Overwritten(), torch.randn(1, 3, 4, 4)) == {"conv": None}
 
 
-@pytest.mark.parametrize("network", [name for name in NAMES if name not in ("tv_deeplabv3", "smp_deeplabv3")])
+@pytest.mark.parametrize("network", [name for name in NAMES if NETWORKS[name].scalable and not NETWORKS[name].replaces])
 def test_slimming_scores_the_networks_of_the_suite(network):
     torch.manual_seed(0)
     model = randomise(build(network, 4, 1 / 32))
@@ -228,7 +229,7 @@ def test_slimming_refuses_what_it_cannot_score():
     METHODS["slimming"].score(residual(segmentation=True), [(images, labels)], 0)
     model = small()
     model.norm1 = nn.Identity()
-    with pytest.raises(FgpError, match=r"^conv1: slimming needs a batch normalisation"):
+    with pytest.raises(FgpError, match=r"^conv1: the method reads the batch normalisation"):
         METHODS["slimming"].score(model.eval(), batches(), 0)
     with pytest.raises(FgpError, match="no image"):
         METHODS["slimming"].score(small(), [], 0)

@@ -347,4 +347,4 @@ def test_metadata_without_torch(weights):
 
 
 def test_every_name_has_a_round_trip():
-    assert set(NAMES) == {*SIZES, "tv_deeplabv3", "smp_deeplabv3"}
+    assert set(NAMES) == {*SIZES, "tv_deeplabv3", "smp_deeplabv3", "slimconv_vgg16", "slimconv_resnet50"}

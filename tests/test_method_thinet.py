@@ -10,6 +10,7 @@ import baselines
 import fgp
 from fgp import FgpError
 from fgp.models import build
+from fgp.scoring import contributions
 from fgp.surgery import Structure
 
 THINET = baselines.get("thinet")
@@ -118,7 +119,7 @@ def test_contributions_are_the_layer_on_single_channels(name):
     torch.manual_seed(1)
     features = torch.randn(3, layer.weight.shape[1], *([7, 6] if name != "linear" else []), dtype=torch.float64)
     draws = torch.rand(3, 4, 3, dtype=torch.float64)
-    torch.testing.assert_close(THINET.contributions(layer, features, draws), literal_contributions(layer, features, draws))
+    torch.testing.assert_close(contributions.contributions(layer, features, draws), literal_contributions(layer, features, draws))
 
 
 def drawn_evenly(monkeypatch, model, images):
@@ -184,12 +185,12 @@ def test_repair_of_a_plan_that_keeps_everything_changes_nothing():
 def test_the_batch_split_does_not_matter():
     model, images = residual(segmentation=True), segmentation(count=6)[0]
     splits = [[(images, None)], [(part, None) for part in images.split([1, 3, 2])], [(part, None) for part in images.split(1)]]
-    one, *others = (THINET._products(model, split, 3, 1000, 10)[1] for split in splits)
+    one, *others = (contributions.products(model, split, 3, 1000, 10)[1] for split in splits)
     for other in others:
         torch.testing.assert_close(other, one)
-    whole, part = (THINET._products(model, [(x, None)], 3, n, 10)[1] for x, n in ((images[:4], 1000), (images, 4)))
+    whole, part = (contributions.products(model, [(x, None)], 3, n, 10)[1] for x, n in ((images[:4], 1000), (images, 4)))
     torch.testing.assert_close(part, whole)
-    assert not torch.equal(THINET._products(model, splits[0], 4, 1000, 10)[1]["conv1"]["conv2"], one["conv1"]["conv2"])
+    assert not torch.equal(contributions.products(model, splits[0], 4, 1000, 10)[1]["conv1"]["conv2"], one["conv1"]["conv2"])
 
 
 def test_flattened_channels_are_summed_over_their_positions(monkeypatch):
@@ -201,14 +202,14 @@ def test_flattened_channels_are_summed_over_their_positions(monkeypatch):
     x = torch.zeros(6, 5, dtype=torch.float64)
     for n, (row, output), c in itertools.product(range(3), enumerate((1, 3)), range(5)):
         x[2 * n + row, c] = features[n, c].flatten() @ model.linear.weight.detach()[output].view(5, -1)[c]
-    _, products = THINET._products(model, [(images, None)], 0, 1000, 2)
+    _, products = contributions.products(model, [(images, None)], 0, 1000, 2)
     torch.testing.assert_close(products["second"]["linear"], x.T @ x)
 
 
 def test_several_readers_and_shared_channels():
     """Residual: stem and norm2 are summed, so stem and conv2 share channels, which conv1 and the head read."""
     model, images = residual(segmentation=True), segmentation()[0]
-    structure, products = THINET._products(model, [(images, None)], 0, 1000, 10)
+    structure, products = contributions.products(model, [(images, None)], 0, 1000, 10)
     assert {leader: set(readers) for leader, readers in products.items()} == {"stem": {"conv1", "head"}, "conv1": {"conv2"}}
     scores = THINET.score(model, [(images, None)], 0)
     assert torch.equal(scores["head"], torch.ones(4))
@@ -285,6 +286,6 @@ def test_what_cannot_be_scored_is_refused():
     with pytest.raises(FgpError, match="second: its input is NaN"):
         THINET.score(model, [(images, None)], 0)
     upwards = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2)).double().eval()
-    with pytest.raises(FgpError, match=r"1: ThiNet samples.*ConvTranspose2d"):
+    with pytest.raises(FgpError, match=r"1: sampled are.*ConvTranspose2d"):
         THINET.score(upwards, [(images, None)], 0)
     assert not upwards[1]._forward_pre_hooks
