@@ -1,56 +1,20 @@
 import csv
 import json
-import sys
-import types
 
 import pytest
 import torch
 from torch import nn
 
 import fgp
-from fgp import data, layers, models
+from fgp import data, models
 from fgp.cli import main
 from fgp.evaluate import evaluate
 from fgp.files import read_json
-from fgp.methods import Method
 from fgp.metrics import read_metrics
-from fgp.options import number
-from fgp.plans import load_plan
-from fgp.scoring.files import load_scores, save_scores
-from fgp.train import Recipe, fit
-from fgp.train.gradual import Gradual
-from fgp.train.hooks import Hook, Penalty
+from fgp.scoring.files import save_scores
 
 WIDTH = 1 / 16
 RECIPE = ["--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--crop-padding", "1"]
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "digits.safetensors"
-    data.prepare("digits", path, train_limit=100, test_limit=60)
-    return path
-
-
-@pytest.fixture(scope="module")
-def pruned(digits, tmp_path_factory):
-    """A narrow VGG-16 without the last two channels of its first convolution."""
-    torch.manual_seed(0)
-    model = models.build("vgg16", 10, WIDTH)
-    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)][:2]
-    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-    for owner, names in ((convs[0], ("weight", "bias")), (norm, ("weight", "bias"))):
-        for name in names:
-            setattr(owner, name, nn.Parameter(getattr(owner, name).detach()[:2]))
-    norm.running_mean, norm.running_var = norm.running_mean[:2] + 3, norm.running_var[:2]
-    convs[1].weight = nn.Parameter(convs[1].weight.detach()[:, :2])
-    convs[0].out_channels = norm.num_features = convs[1].in_channels = 2
-    name = next(name for name, module in model.named_modules() if module is convs[0])
-    dataset = data.load(digits)
-    fit(model, dataset.train, dataset, Recipe(epochs=12, batch_size=16, lr=0.05), 0, "cpu")
-    path = tmp_path_factory.mktemp("pruned") / "pruned.safetensors"
-    fgp.save(model, path, plan={name: [0, 1]})
-    return path
 
 
 def run(*words):
@@ -143,61 +107,6 @@ def test_scratch_for_equal_flops_takes_more_epochs(digits, pruned, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_method_takes_part_in_the_training(digits, tmp_path, monkeypatch):
-    def training(strength):
-        strength = number("strength", strength)
-        return Penalty(lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters()))
-
-    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), training=training, score=print)
-    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
-    norms = []
-    for index, extra in enumerate(([], ["--method", "fake", "--option", "strength=0.5"])):
-        out = tmp_path / str(index)
-        words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out)
-        assert run("train", *words, *RECIPE, *extra) == 0
-        norms.append(sum(float(parameter.detach().square().sum()) for parameter in fgp.load(out).parameters()))
-    assert norms[1] < 0.95 * norms[0]
-
-
-def test_a_method_that_scores_while_it_trains_goes_on_from_the_dense_network(digits, pruned, tmp_path, monkeypatch):
-    class Scorer(Hook):
-        def begin(self, run):
-            self.model = run.model
-
-        def scores(self):
-            return {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(self.model).items()}
-
-    facts = Method(label="Fake", kind="sparse-training", start="dense")
-    fake = types.SimpleNamespace(METHOD=facts, training=Scorer)
-    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
-    out, scores = tmp_path / "out", tmp_path / "scores"
-    words = ("--data", digits, "--weights", pruned, "--seed", 0, "--out", out, "--method", "fake", "--scores", scores)
-    assert run("train", *words, *RECIPE) == 0
-    found, about = load_scores(scores)
-    expected = {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(fgp.load(out)).items()}
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert about["method"] == "fake"
-    assert about["spec"] == fgp.load(pruned).fgp_spec.to_dict()
-
-
-def test_a_gradual_method_leaves_a_plan(digits, tmp_path, monkeypatch):
-    class Last(Gradual):
-        def after_step(self, images, labels):
-            self.remove([(leader, c) for leader, kept in self.plan.items() for c in kept], most=20)
-
-    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="gradual"), pruning=Last)
-    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
-    out, plan = tmp_path / "out", tmp_path / "plan"
-    words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out, "--method", "fake")
-    assert run("train", *words, "--selection", "macs-0.5", "--plan", plan, *RECIPE) == 0
-    file = load_plan(plan)
-    assert file.macs == pytest.approx(0.5 * file.dense_macs, rel=0.01)
-    assert fgp.load(out).features[0].out_channels == file.channels["features.0"]
-    small = tmp_path / "small"
-    assert run("prune", "--weights", out, "--plan", plan, "--data", digits, "--out", small) == 0
-    assert fgp.cost.count(fgp.load(small), torch.empty(1, 3, 32, 32)).macs == file.macs
-
-
 def test_evaluate_prints_and_writes(digits, pruned, tmp_path, capsys):
     out = tmp_path / "eval.json"
     assert run("evaluate", "--data", digits, "--weights", pruned, "--out", out) == 0
@@ -220,11 +129,6 @@ NETWORK = ("--network", "vgg16", "--width", WIDTH)
         ((*NETWORK, "--lr", "0.1", "--tag", "macs=3"), "--tag macs"),
         ((*NETWORK, "--lr", "0.1", "--tag", "macs"), "--tag macs: expected KEY=VALUE"),
         ((*NETWORK, "--lr", "0.1", "--epochs-scale", "flops"), "--architecture"),
-        ((*NETWORK, "--lr", "0.1", "--option", "a=1"), "--method"),
-        ((*NETWORK, "--lr", "0.1", "--method", "l1"), "sparse-training"),
-        ((*NETWORK, "--lr", "0.1", "--method", "slimming", "--option", "strenght=1"), "strenght"),
-        ((*NETWORK, "--lr", "0.1", "--method", "slimming", "--selection", "macs-0.5"), "--selection: slimming"),
-        (("--weights", "missing.safetensors", "--lr", "0.1", "--method", "slimming"), "give --network"),
         (("--network", "segnet", "--width", WIDTH, "--lr", "0.1"), "segmentation"),
         (("--architecture", "missing.safetensors", "--lr", "0.1"), "missing.safetensors"),
         (("--architecture", "missing.safetensors", "--width", "1", "--lr", "0.1"), "--width"),

@@ -25,7 +25,7 @@ def project(tmp_path, monkeypatch):
 
 
 def clear():
-    for function in (codehash._files, codehash._imports, codehash._lazy):
+    for function in (codehash.of, codehash._files, codehash._imports, codehash._lazy):
         function.cache_clear()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from fgp import provenance
 from fgp.errors import FgpError
 
-SUBCOMMANDS = ("data", "train", "score", "plan", "prune", "finetune", "evaluate", "measure")
+SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
     if facts.kind == "scratch":
         raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
     if not hasattr(method, "score"):
-        raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp train --method")
+        raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp stage")
     given = options.parse(args.option, "--option")
     parameters = inspect.signature(method.score).parameters.values()
     legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

@@ -52,6 +52,23 @@ def label(tags: dict[str, str], seed: int) -> str:
     return f"{tags['task']} seed {seed} {tags['method']}/{tags['selection']}"
 
 
+def new_network(args: argparse.Namespace, dataset):
+    """Build --network at --width, its weights drawn by --seed.
+
+    Raises:
+        FgpError: it is no network for the data set.
+    """
+    import torch
+
+    from fgp import models
+    from fgp.train import result
+
+    torch.manual_seed(args.seed)
+    model = models.build(args.network, dataset.outputs, 1.0 if args.width is None else args.width)
+    result.check_fits(model, dataset, f"--network {args.network}")
+    return model
+
+
 def checkpoint(args: argparse.Namespace, *weights: str | None):
     """Return the checkpoint of this training, valid for this command line, code, torch and content of the input files.
 

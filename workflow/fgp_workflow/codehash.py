@@ -14,6 +14,7 @@ WHOLE = {"fgp.models"}
 PACKAGES = {"fgp": ROOT / "fgp", "baselines": ROOT / "baselines", "fgp_workflow": Path(__file__).parent}
 
 
+@cache
 def of(*modules: str) -> str:
     """Return a short hash over `modules` and everything of this project that they import, at whatever depth."""
     files: set[Path] = set()

@@ -2,8 +2,7 @@
 
 import shlex
 
-import baselines
-from fgp_workflow.grid import DENSE, Batch, Cell, Grid, Scoring, facts
+from fgp_workflow.grid import DENSE, Batch, Cell, Grid, Scoring, facts, module
 
 
 class Commands:
@@ -56,7 +55,7 @@ class Commands:
         return _join(network + self._run(seed) + self._tags(task, *DENSE) + self._recipe(section.recipe))
 
     def own_stage(self, task: str, seed: int | str, method: str, selection: str = "sparse") -> str:
-        """Flags of `fgp train` for a method's own training, but for its data and output files; `selection` of a gradual one."""
+        """Flags of `fgp stage` for a method's own training, but for its data and output files; `selection` of a gradual one."""
         section, about = self.grid.tasks[task], facts(method)
         from_dense = about.start == "dense"
         words = ["--weights", self.dense(task, seed)] if from_dense else ["--network", section.network, "--width", section.width]
@@ -77,7 +76,7 @@ class Commands:
             return {"out": f"{folder}/trained.safetensors", "plan": f"{folder}/plan.json", "curve": f"{folder}/gradual_curve.csv"}
         folder = self.folder("{task}", "{seed}", method, "sparse")
         files = {"out": f"{folder}/model.safetensors", "metrics": f"{folder}/metrics.json", "curve": f"{folder}/curve.csv"}
-        if not hasattr(baselines.get(method), "score"):
+        if not hasattr(module(method), "score"):
             files["scores"] = self.scores("{task}", method, "{seed}")
         return files
 
@@ -119,7 +118,7 @@ class Commands:
             words = ["prune", "train"]
         else:
             words = ["plan"] * (batch.kind != "gradual") + ["prune", "finetune"]
-        active = [name for name in batch.methods if any(hasattr(baselines.get(name), part) for part in ("repair", "finetuning"))]
+        active = [name for name in batch.methods if any(hasattr(module(name), part) for part in ("repair", "finetuning"))]
         return [*(f"fgp.cli.{word}" for word in words), *map(method_module, active)]
 
     def cells(self, batch: Batch, seed: int | str) -> str:
@@ -140,7 +139,7 @@ class Commands:
         return _join([*words, "--threads", section.threads, "--device", self.config.device])
 
     def _cell(self, cell: Cell, seed: int | str) -> list[list]:
-        folder, about, method = self.folder(cell.task, seed, cell.path), facts(cell.method), baselines.get(cell.method)
+        folder, about, method = self.folder(cell.task, seed, cell.path), facts(cell.method), module(cell.method)
         finetune = ["finetune", "--weights", f"{folder}/pruned.safetensors"]
         if about.kind == "gradual":
             network, plan = ["--weights", f"{folder}/trained.safetensors", *self._traced(cell)], []

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby, islice
+from types import ModuleType
 
 import baselines
 from fgp.methods import Method
@@ -12,9 +13,15 @@ from fgp_workflow.config import Config, Dataset, Task
 DENSE = ("dense", "unpruned")
 
 
+@cache
+def module(method: str) -> ModuleType:
+    """Return the module of a method."""
+    return baselines.get(method)
+
+
 def facts(method: str) -> Method:
     """Return what a method declares about itself."""
-    return baselines.get(method).METHOD
+    return module(method).METHOD
 
 
 def _list(methods: tuple[str, ...]) -> str:
@@ -145,7 +152,7 @@ class Grid:
         for task in self.tasks:
             cells = sorted(self.cells_of(task), key=self._together)
             for _, alike in groupby(cells, key=self._together):
-                names = iter(dict.fromkeys(cell.method for cell in alike if hasattr(baselines.get(cell.method), "score")))
+                names = iter(dict.fromkeys(cell.method for cell in alike if hasattr(module(cell.method), "score")))
                 while methods := tuple(islice(names, self.config.cells_per_job)):
                     yield Scoring(task, methods)
 

@@ -24,8 +24,8 @@ for method in GRID.methods_of_kind("sparse-training"):
         params:
             flags=lambda wildcards, method=method: COMMANDS.own_stage(wildcards.task, wildcards.seed, method),
             files=lambda wildcards, output: " ".join(f"--{key} {path}" for key, path in output.items()),
-            code=codehash.of("fgp.cli.train", method_module(method)),
+            code=codehash.of("fgp.cli.stage", method_module(method)),
         message:
             f"sparse training {{wildcards.task}} seed {{wildcards.seed}} {method}"
         shell:
-            "python -m fgp train --data {input.data} {params.flags} {params.files} > {log} 2>&1"
+            "python -m fgp stage --data {input.data} {params.flags} {params.files} > {log} 2>&1"

@@ -1,0 +1,144 @@
+"""Train a network as a method of kind sparse-training or gradual does
+
+A method that starts from random weights takes --network, one that goes on from the dense network --weights. The weights written
+are those of the last epoch. A sparse-training method leaves a network to be scored, or writes its scores itself (--scores). A
+gradual one leaves a network in its dense shape, beside the plan of the channels that are to go (--plan).
+"""
+
+import argparse
+from types import ModuleType
+
+from fgp import options, selections
+from fgp.cli import common, training
+from fgp.errors import FgpError
+from fgp.models.names import NAMES
+from fgp.train.recipe import Recipe
+
+_KINDS = ("sparse-training", "gradual")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this subcommand."""
+    parser.add_argument("--method", required=True, metavar="NAME", help="a file of baselines/, written with hyphens")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; repeatable")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--network", choices=NAMES, help="a dense network, from random weights")
+    start.add_argument("--weights", metavar="FILE", help="the dense network (`fgp train`)")
+    parser.add_argument("--width", type=float, help="with --network: factor on every channel count (default: 1)")
+    parser.add_argument("--selection", metavar="macs-BUDGET", help="gradual: the MACs to reach")
+    parser.add_argument("--tied", action="store_true", help="gradual: prune layers that reach a residual sum too, together")
+    parser.add_argument("--plan", metavar="FILE", help="gradual: plan to write (JSON)")
+    parser.add_argument("--scores", metavar="FILE", help="scores to write, of a method that scores meanwhile (safetensors)")
+    training.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, write weights, curve, and the plan, the scores or the metrics."""
+    recipe = Recipe.from_args(args)
+    method = _method(args)
+    device = common.set_up_device(args)
+    import fgp
+    from fgp import data
+    from fgp.evaluate import evaluate
+    from fgp.train import result
+    from fgp.train.loop import fit
+
+    dataset = data.load(args.data)
+    recipe.check_task(dataset.task)
+    hook = _hook(args, method, dataset.task)
+    if args.network:
+        model = training.new_network(args, dataset)
+    else:
+        model = fgp.load(args.weights)
+        result.check_fits(model, dataset, args.weights)
+    tags = training.tags(args, args.method, args.selection or "sparse")
+    checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
+    history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=checkpoint, label=label)
+    if args.plan:
+        _write_plan(args, hook, model, history.seconds)
+    elif args.scores:
+        _write_scores(args, hook, model, history.seconds)
+    after = evaluate(model, dataset.test, dataset, device, recipe.batch_size) if args.metrics else None
+    training.write(args, model, recipe, dataset, history, device, tags, before=None, after=after, score_seconds=None)
+    checkpoint.remove()
+
+
+def _method(args: argparse.Namespace) -> ModuleType:
+    """Return the module of --method, after a check that the flags fit its kind."""
+    import baselines
+
+    method = baselines.get(args.method)
+    facts = method.METHOD
+    if facts.kind not in _KINDS:
+        raise FgpError(f"--method {args.method}: kind {facts.kind} has no training of its own; use one of {', '.join(_KINDS)}")
+    if (facts.start == "dense") != bool(args.weights):
+        needed = "--weights, it goes on from the dense network" if facts.start == "dense" else "--network, it trains from scratch"
+        raise FgpError(f"--method {args.method}: give {needed}")
+    gradual = facts.kind == "gradual"
+    scores = not gradual and not hasattr(method, "score")
+    for flag, needed, taken in (
+        ("selection", gradual, gradual),
+        ("plan", gradual, gradual),
+        ("tied", False, gradual),
+        ("scores", scores, scores),
+        ("metrics", False, not gradual),
+        ("width", False, bool(args.network)),
+    ):
+        value = getattr(args, flag)
+        if value and not taken:
+            raise FgpError(f"--{flag}: takes no part in this training ({args.method}, kind {facts.kind}); leave it out")
+        if needed and not value:
+            raise FgpError(f"--method {args.method}: give --{flag}")
+    return method
+
+
+def _hook(args: argparse.Namespace, method: ModuleType, task: str):
+    if task not in method.METHOD.tasks:
+        raise FgpError(f"--method {args.method}: meant for {', '.join(sorted(method.METHOD.tasks))}, the data are for {task}")
+    given = options.parse(args.option, "--option")
+    try:
+        if method.METHOD.kind == "sparse-training":
+            return method.training(**given)
+        selection = selections.parse(args.selection)
+        if selection.kind != "macs":
+            raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
+        return method.pruning(selection.value, args.tied, **given)
+    except TypeError as error:
+        raise FgpError(f"--option: {args.method}: {error}") from None
+
+
+def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
+    from fgp import provenance
+    from fgp.plans import save_plan
+
+    structure, plan = hook.structure, hook.structure.applied(hook.plan)
+    save_plan(
+        args.plan,
+        plan=plan,
+        selection=args.selection,
+        spec=model.fgp_spec.to_dict(),
+        macs=structure.macs(plan),
+        dense_macs=structure.macs(),
+        params=structure.params(plan),
+        dense_params=structure.params(),
+        kept=structure.kept(plan),
+        channels=structure.kept(),
+        tied=args.tied,
+        provenance=provenance.collect(seed=args.seed, seconds=seconds),
+    )
+
+
+def _write_scores(args: argparse.Namespace, hook, model, seconds: float) -> None:
+    from fgp import provenance
+    from fgp.scoring.files import save_scores
+
+    save_scores(
+        args.scores,
+        hook.scores(),
+        method=args.method,
+        options=options.parse(args.option, "--option"),
+        seconds=seconds,
+        seed=args.seed,
+        spec=model.fgp_spec.to_dict(),
+        provenance=provenance.collect(),
+    )

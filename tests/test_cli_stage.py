@@ -1,0 +1,90 @@
+import sys
+import types
+
+import pytest
+import torch
+from test_cli_train import RECIPE, WIDTH, run
+
+import fgp
+from fgp import layers
+from fgp.methods import Method
+from fgp.options import number
+from fgp.plans import load_plan
+from fgp.scoring.files import load_scores
+from fgp.train.gradual import Gradual
+from fgp.train.hooks import Hook, Penalty
+
+
+def test_a_method_takes_part_in_the_training(digits, tmp_path, monkeypatch):
+    def training(strength):
+        strength = number("strength", strength)
+        return Penalty(lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters()))
+
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), training=training, score=print)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    norms = []
+    for index, strength in enumerate((0, 0.5)):
+        out = tmp_path / str(index)
+        words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out)
+        assert run("stage", *words, *RECIPE, "--method", "fake", "--option", f"strength={strength}") == 0
+        norms.append(sum(float(parameter.detach().square().sum()) for parameter in fgp.load(out).parameters()))
+    assert norms[1] < 0.95 * norms[0]
+
+
+def test_a_method_that_scores_while_it_trains_goes_on_from_the_dense_network(digits, pruned, tmp_path, monkeypatch):
+    class Scorer(Hook):
+        def begin(self, run):
+            self.model = run.model
+
+        def scores(self):
+            return {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(self.model).items()}
+
+    facts = Method(label="Fake", kind="sparse-training", start="dense")
+    fake = types.SimpleNamespace(METHOD=facts, training=Scorer)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    out, scores = tmp_path / "out", tmp_path / "scores"
+    words = ("--data", digits, "--weights", pruned, "--seed", 0, "--out", out, "--method", "fake", "--scores", scores)
+    assert run("stage", *words, *RECIPE) == 0
+    found, about = load_scores(scores)
+    expected = {name: layer.weight.detach().sum((1, 2, 3)) for name, layer in layers.convolutions(fgp.load(out)).items()}
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert about["method"] == "fake"
+    assert about["spec"] == fgp.load(pruned).fgp_spec.to_dict()
+
+
+def test_a_gradual_method_leaves_a_plan(digits, tmp_path, monkeypatch):
+    class Last(Gradual):
+        def after_step(self, images, labels):
+            self.remove([(leader, c) for leader, kept in self.plan.items() for c in kept], most=20)
+
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="gradual"), pruning=Last)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake}.__getitem__))
+    out, plan = tmp_path / "out", tmp_path / "plan"
+    words = ("--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 0, "--out", out, "--method", "fake")
+    assert run("stage", *words, "--selection", "macs-0.5", "--plan", plan, *RECIPE) == 0
+    file = load_plan(plan)
+    assert file.macs == pytest.approx(0.5 * file.dense_macs, rel=0.01)
+    assert fgp.load(out).features[0].out_channels == file.channels["features.0"]
+    small = tmp_path / "small"
+    assert run("prune", "--weights", out, "--plan", plan, "--data", digits, "--out", small) == 0
+    assert fgp.cost.count(fgp.load(small), torch.empty(1, 3, 32, 32)).macs == file.macs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--network", "vgg16", "--method", "l1"), "sparse-training"),
+        (("--network", "vgg16", "--method", "slimming", "--option", "strenght=1"), "strenght"),
+        (("--network", "vgg16", "--method", "slimming", "--option", "strength"), "expected KEY=VALUE"),
+        (("--network", "vgg16", "--method", "slimming", "--selection", "macs-0.5"), "--selection"),
+        (("--weights", "missing.safetensors", "--method", "slimming"), "give --network"),
+        (("--network", "vgg16", "--method", "frs"), "give --selection"),
+        (("--network", "vgg16", "--method", "frs", "--selection", "macs-0.5"), "give --plan"),
+        (("--network", "vgg16", "--method", "frs", "--selection", "count-0.5", "--plan", "p"), "give macs-BUDGET"),
+        (("--network", "vgg16", "--method", "cap"), "meant for segmentation"),
+    ],
+)
+def test_a_failure_names_its_cause_and_leaves_nothing(digits, tmp_path, capsys, words, message):
+    assert run("stage", "--data", digits, "--seed", 0, "--out", tmp_path / "m", *RECIPE, *words) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
