@@ -2,12 +2,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-
-import fgp
-from fgp import data, models
-from fgp.train import Recipe, fit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,6 +20,8 @@ def data_root() -> Path:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A data file of some digits."""
+    from fgp import data
+
     path = tmp_path_factory.mktemp("data") / "digits.safetensors"
     data.prepare("digits", path, train_limit=100, test_limit=60)
     return path
@@ -34,6 +30,13 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(digits, tmp_path_factory):
     """A narrow VGG-16 without the last two channels of its first convolution."""
+    import torch
+    from torch import nn
+
+    import fgp
+    from fgp import data, models
+    from fgp.train import Recipe, fit
+
     torch.manual_seed(0)
     model = models.build("vgg16", 10, 1 / 16)
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)][:2]

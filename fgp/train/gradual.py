@@ -23,10 +23,13 @@ class Gradual(Hook):
         masks: of the network, from `begin` on.
         macs: MACs of the masked network for one image.
         target: MACs to reach.
-        finished: the budget is reached.
+        reached: the budget is reached, or the point nearest to it.
+        whole_run: train to the end of the recipe all the same; otherwise the training stops there.
     """
 
     per_sample = False
+    whole_run = False
+    reached = False
 
     def __init__(self, budget: float, tied: bool = False) -> None:
         """Aim at `budget`, a fraction of the dense MACs if at most 1, else MACs of one image; `tied` as in `fgp.prune`."""
@@ -73,7 +76,7 @@ class Gradual(Hook):
         removed, too_large = 0, []
         kept = {leader: set(indices) for leader, indices in self.masks.plan().items()}
         for leader, channel in ranking:
-            if self.finished or removed == most:
+            if self.reached or removed == most:
                 break
             first = channel - channel % self._units[leader]
             unit = set(range(first, first + self._units[leader]))
@@ -87,16 +90,21 @@ class Gradual(Hook):
             self.macs = macs
             removed += 1
             self._settle()
-        if removed == 0 and not self.finished and too_large:
+        if removed == 0 and not self.reached and too_large:
             distance, leader, unit, macs = min(too_large, key=lambda entry: entry[0])
             if distance < self.macs - self.target:
                 kept[leader] -= unit
                 self.macs, removed = macs, 1
-            self.finished = True
+            self.reached = True
             if abs(self.macs - self.target) > 2 * TOLERANCE * self.target:
                 warnings.warn(f"budget {self.budget}: ends at {self.macs:,} MACs instead of {self.target:,.0f}", stacklevel=2)
         self.masks.load({leader: sorted(indices) for leader, indices in kept.items()})
         return removed
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training stops."""
+        return self.reached and not self.whole_run
 
     @property
     def plan(self) -> dict[str, list[int]]:
@@ -110,24 +118,24 @@ class Gradual(Hook):
             FgpError: the training ended before the budget was reached.
         """
         self.masks.detach()
-        if not self.finished:
+        if not self.reached:
             raise FgpError(
                 f"budget {self.budget}: the training ended at {self.macs:,} MACs, {self.target:,.0f} were asked for; raise "
                 "epochs, or prune more at a time (options of the method)"
             )
 
     def state_dict(self) -> dict:
-        """Return the channels left."""
-        return {"plan": self.plan}
+        """Return the channels left, and whether the pruning is over."""
+        return {"plan": self.plan, "reached": self.reached}
 
     def load_state_dict(self, state: dict) -> None:
         """Mask what was masked."""
         self.masks.load(state["plan"])
         self.macs = self.structure.macs(state["plan"])
-        self._settle()
+        self.reached = state["reached"]
 
     def _settle(self) -> None:
-        self.finished = self.macs <= self.target * (1 + TOLERANCE)
+        self.reached = self.macs <= self.target * (1 + TOLERANCE)
 
     def _macs_without(self, kept: dict[str, set[int]], leader: str, unit: set[int]) -> int:
         plan = {name: sorted(indices - unit if name == leader else indices) for name, indices in kept.items()}
