@@ -31,6 +31,10 @@ class Structure:
         example_input: tensor (N, C, H, W); only shape and dtype count. MACs are for one image of that size.
         tied: prune the groups that reach a residual sum too, as one; otherwise they stay whole.
 
+    Attributes:
+        groups: all groups of coupled convolutions, in network order.
+        positions: how often each layer's weights are applied to one image, {layer: count}.
+
     Raises:
         FgpError: the input is no image batch, or the forward pass fails.
     """
@@ -43,7 +47,7 @@ class Structure:
         self._example = example_input[:1].to("meta")
         self._modules = dict(model.named_modules())
         traced = coupling.trace(model, example_input)
-        self._positions = traced.positions
+        self.positions = traced.positions
         self.groups, self._touched = unite(traced.outputs, self._modules)
         self._group_of = {member: group for group in self.groups for member in group.members}
 
@@ -119,7 +123,7 @@ class Structure:
         axes = self._axes(plan or {})
         return sum(
             count * slicing.macs_per_position(self._modules[name], axes[name, "out"], axes[name, "in"])
-            for name, count in self._positions.items()
+            for name, count in self.positions.items()
         )
 
     def params(self, plan: Mapping[str, Sequence[int]] | None = None) -> int:
@@ -195,7 +199,7 @@ class Structure:
     def _axes(self, plan: Mapping[str, Sequence[int]]) -> Counter:
         """Return the channels left on each axis of each layer, as {(module, axis): count}."""
         axes: Counter = Counter()
-        names = {*self._positions, *(name for touched in self._touched.values() for name, _ in touched)}
+        names = {*self.positions, *(name for touched in self._touched.values() for name, _ in touched)}
         convs = (name for name, module in self._modules.items() if isinstance(module, nn.Conv2d))
         for name in names.union(convs):
             for axis, size in slicing.sizes(self._modules[name]).items():

@@ -12,13 +12,15 @@ from test_train_loop import RECIPE, classification, segmentation, weights_equal
 from torch import nn
 
 import baselines
-from fgp import FgpError
+from fgp import FgpError, partial
 from fgp.data import Dataset, Split
 from fgp.models import build
+from fgp.partial import forward_to
 from fgp.select import cumulative, match_macs
 from fgp.surgery import Structure
 from fgp.train import Recipe, discrimination, fit
-from fgp.train.discrimination import Discrimination, Head, Objective, Reader, Settings, admission_order, forward_to
+from fgp.train.admission import Objective, Reader, Settings, admission_order
+from fgp.train.discrimination import Discrimination, Head
 from fgp.train.resume import Checkpoint
 
 NO_TRAINING = Recipe(epochs=0, lr=0.1)
@@ -158,11 +160,11 @@ def test_forward_stops_at_the_position():
 
 def test_replay_changes_nothing():
     model, images = residual().float(), torch.randn(3, 3, 8, 8)
-    calls = list(discrimination.layer_inputs(model, images))
+    calls = list(partial.layer_inputs(model, images))
     assert calls == ["stem", "conv1", "conv2", "head"]
     for layer in calls:
         expected = model(images)
-        with discrimination.replayed(model, images, layer):
+        with partial.replayed(model, images, layer):
             for _ in range(2):  # the residual sum is written into the output of a layer
                 assert torch.equal(model(images), expected)
             before = [name for name in calls if "forward" in vars(model.get_submodule(name))]
@@ -174,7 +176,7 @@ def test_replay_changes_nothing():
 def test_a_layer_called_twice_is_refused():
     conv = nn.Conv2d(3, 3, 1)
     with pytest.raises(FgpError, match=r"^0: called more than once"):
-        discrimination.layer_inputs(nn.Sequential(conv, nn.ReLU(), conv).eval(), torch.randn(1, 3, 4, 4))
+        partial.layer_inputs(nn.Sequential(conv, nn.ReLU(), conv).eval(), torch.randn(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -187,14 +189,14 @@ def test_a_layer_called_twice_is_refused():
 )
 def test_positions_are_those_of_the_repository(network, losses, expected):
     model, images = build(network, 4, 1 / 16).eval(), torch.randn(1, 3, 32, 32)
-    assert discrimination.loss_positions(Structure(model, images), discrimination.layer_inputs(model, images), losses) == expected
+    assert discrimination.loss_positions(Structure(model, images), partial.layer_inputs(model, images), losses) == expected
 
 
 def test_fewer_positions_than_losses():
     model, images = three_layers(), torch.randn(1, 3, 8, 8)
-    assert discrimination.loss_positions(Structure(model, images), discrimination.layer_inputs(model, images), 5) == ["3", "6"]
+    assert discrimination.loss_positions(Structure(model, images), partial.layer_inputs(model, images), 5) == ["3", "6"]
     model = residual().float()
-    assert discrimination.loss_positions(Structure(model, images), discrimination.layer_inputs(model, images), None) == ["conv1"]
+    assert discrimination.loss_positions(Structure(model, images), partial.layer_inputs(model, images), None) == ["conv1"]
 
 
 def test_images_are_spread():

@@ -55,7 +55,7 @@ def freed(structure: Structure, plan: Mapping[str, Sequence[int]], normalise: st
         return {leader: float(now - structure.macs({**counts, leader: left}) if left else now) for leader, left in fewer.items()}
     if normalise == "memory":
         return {
-            group.leader: float(group.unit * sum(structure._positions[member] for member in group.members))
+            group.leader: float(group.unit * sum(structure.positions[member] for member in group.members))
             for group in structure.prunable
         }
     return dict.fromkeys(plan, 1.0)

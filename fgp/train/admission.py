@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgp.partial import forward_to
 from fgp.scoring.losses import gradients
 
 

@@ -1,14 +1,14 @@
 """Discrimination-aware selection: classifiers on inner feature maps, and channels admitted one after another by gradient."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgp.errors import FgpError
+from fgp.partial import layer_inputs, replayed
 from fgp.scoring.norms import with_output_layers
 from fgp.surgery import Scores, Structure
 from fgp.train.admission import Objective, Reader, Settings, admission_order
@@ -163,28 +163,6 @@ class Discrimination(Hook):
                 self._ranks[group.leader] = ranks
 
 
-def layer_inputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return {convolution or linear layer: what it reads}, in the order of the calls; `network` is in eval mode.
-
-    Raises:
-        FgpError: a layer is called twice.
-    """
-    inputs: dict[str, Tensor] = {}
-
-    def read(name: str, tensor: Tensor) -> None:
-        if name in inputs:
-            raise FgpError(f"{name}: called more than once in a forward pass, so it has no single input; give each call a layer")
-        inputs[name] = tensor
-
-    with ExitStack() as stack, torch.no_grad():
-        for name, module in network.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-                handle = module.register_forward_pre_hook(lambda _, args, name=name: read(name, args[0]))
-                stack.callback(handle.remove)
-        network(images)
-    return inputs
-
-
 def loss_positions(structure: Structure, inputs: Mapping[str, Tensor], losses: int | None) -> list[str]:
     """Return the convolutions in front of which a head sits, at most `losses`, evenly spaced.
 
@@ -210,42 +188,6 @@ def loss_positions(structure: Structure, inputs: Mapping[str, Tensor], losses: i
     return [list(ends.values())[number - 1] for number in chosen]
 
 
-def forward_to(
-    network: nn.Module, images: Tensor, position: str | None, layers: Iterable[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run `network` until module `position` is called; return what it would read, and the outputs of `layers` by name.
-
-    With `position` None the whole network runs and its output takes that place.
-    """
-    outputs: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for name in layers:  # a copy: the network may write into the output
-            handle = network.get_submodule(name).register_forward_hook(
-                lambda _, __, output, name=name: outputs.update({name: output.clone()})
-            )
-            stack.callback(handle.remove)
-        if position:
-            stack.callback(network.get_submodule(position).register_forward_pre_hook(_stop).remove)
-        try:
-            return network(images), outputs
-        except _Reached as reached:
-            return reached.maps, outputs
-
-
-@contextmanager
-def replayed(network: nn.Module, images: Tensor, layer: str) -> Iterator[None]:
-    """Let the convolutions that run before `layer` give back what they give for `images`, without computing it again."""
-    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    with torch.no_grad():
-        _, outputs = forward_to(network, images, layer, convolutions)
-    with ExitStack() as stack:
-        for name, output in outputs.items():
-            module = network.get_submodule(name)
-            module.forward = lambda _, output=output: output.clone()
-            stack.callback(delattr, module, "forward")
-        yield
-
-
 def spread(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
     """Return `count` images and their labels at even distances, all if there are fewer; `batches` is read twice.
 
@@ -262,16 +204,6 @@ def spread(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor
         start += len(labels)
     images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return images, labels
-
-
-class _Reached(Exception):  # noqa: N818
-    def __init__(self, maps: Tensor) -> None:
-        super().__init__()
-        self.maps = maps
-
-
-def _stop(_: nn.Module, args: tuple) -> None:
-    raise _Reached(args[0])
 
 
 def _frozen(module: nn.Module) -> nn.Module:

@@ -73,22 +73,24 @@ class Gradual(Hook):
         Warns:
             UserWarning: the nearest point is more than 1 % from the budget.
         """
-        removed, too_large = 0, []
+        removed, too_large, blocked = 0, [], set()
         kept = {leader: set(indices) for leader, indices in self.masks.plan().items()}
         for leader, channel in ranking:
             if self.reached or removed == most:
                 break
             first = channel - channel % self._units[leader]
             unit = set(range(first, first + self._units[leader]))
-            if not unit <= kept[leader] or unit == kept[leader]:
+            if leader in blocked or not unit <= kept[leader] or unit == kept[leader]:
                 continue
             macs = self._macs_without(kept, leader, unit)
             if macs < self.target * (1 - TOLERANCE):
                 too_large.append((self.target - macs, leader, unit, macs))
+                blocked.add(leader)  # every channel of a layer frees the same
                 continue
             kept[leader] -= unit
             self.macs = macs
             removed += 1
+            blocked.clear()
             self._settle()
         if removed == 0 and not self.reached and too_large:
             distance, leader, unit, macs = min(too_large, key=lambda entry: entry[0])
