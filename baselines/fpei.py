@@ -51,7 +51,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     sums = {name: layer.weight.new_zeros(layer.out_channels, dtype=torch.float64) for name, layer in convolutions(model).items()}
 
     def read(name: str, maps: Tensor, _: Tensor) -> None:
-        sums[name] += _entropies(maps).double().sum(0)
+        sums[name] = sums[name] + _entropies(maps).double().sum(0)
 
     images = feature_maps(model, batches, read, after_relu=True)
     return {name: (total / images).float().cpu() for name, total in sums.items()}

@@ -53,7 +53,7 @@ def score(
     sums = {name: layer.weight.new_zeros(layer.out_channels, dtype=torch.int64) for name, layer in convolutions(model).items()}
 
     def read(name: str, maps: Tensor, _: Tensor) -> None:
-        sums[name] += matrix_ranks(maps).sum(0)
+        sums[name] = sums[name] + matrix_ranks(maps).sum(0)
 
     images = feature_maps(model, batches, read, after_relu=True, most_batches=most_batches)
     return {name: (total.double() / images).float().cpu() for name, total in sums.items()}

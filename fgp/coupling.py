@@ -108,6 +108,7 @@ def set_branches(model: nn.Module) -> None:
         module.training = any(True for _ in module.children())
 
 
+@torch.inference_mode(False)
 def trace(model: nn.Module, example_input: Tensor) -> Trace:
     """Run a copy of `model` on the meta device and find out which channels are coupled.
 

@@ -41,6 +41,7 @@ class Trail:
         return layer if marked is not None and marked._version == version else None
 
 
+@torch.inference_mode(False)
 def norms_after(model: nn.Module, images: Tensor) -> dict[str, str | None]:
     """Return the batch normalisation that each convolution feeds: {convolution: its name, None if the output goes elsewhere}.
 

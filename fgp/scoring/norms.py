@@ -53,14 +53,15 @@ def norm_gradients(
         images = place(images, model)
         if norms is None:
             names = scaled_norms(model, images)
-            running = copy.deepcopy(model)
-            norms = {conv: running.get_submodule(norm) for conv, norm in names.items() if norm}
-            for module in running.modules():
-                if isinstance(module, _BatchNorm):
-                    module.train(training)
-            for norm in norms.values():
-                if norm.bias is None:
-                    norm.bias = nn.Parameter(torch.zeros_like(norm.weight))
+            with torch.inference_mode(False):
+                running = copy.deepcopy(model)
+                norms = {conv: running.get_submodule(norm) for conv, norm in names.items() if norm}
+                for module in running.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.train(training)
+                for norm in norms.values():
+                    if norm.bias is None:
+                        norm.bias = nn.Parameter(torch.zeros_like(norm.weight))
         yield _gradients(running, norms, objective, images, labels)
     if norms is None:
         raise FgpError("batches: holds no image; give at least one batch of (images, labels)")
