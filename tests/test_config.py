@@ -57,6 +57,18 @@ def set_in(raw: dict, key: str, value: object) -> dict:
             ["scratch-e"],
             r"tasks\.digits-vgg16: scratch-e needs the plans of: unknown 'fgp'",
         ),
+        ("tasks/digits-vgg16/methods", ["fgp", "cap"], r"tasks\.digits-vgg16: cap is meant for segmentation, not for vgg16"),
+        ("tasks/scenes-segnet/methods", ["fgp", "slimconv"], r"slimconv is meant for classification with vgg16, resnet50, not"),
+        ("tasks/scenes-segnet/at_printed", {"rfc": 0.5}, r"tasks\.scenes-segnet: rfc is meant for classification"),
+        (
+            "tasks/digits-vgg16/options",
+            {"hrank": {"batches": 1}},
+            r"options\.hrank: unknown 'batches'; did you mean most_",
+        ),
+        ("tasks/digits-vgg16/options", {"hrnak": {}}, r"tasks\.digits-vgg16\.options: unknown 'hrnak'; did you mean hrank"),
+        ("tasks/digits-vgg16/stage_recipes", {"hrank": "digits"}, r"stage_recipes: hrank \(kind criterion\) has no own training"),
+        ("tasks/digits-vgg16/stage_recipes", {"dcp": "digit"}, r"stage_recipes\.dcp: unknown 'digit'; did you mean digits"),
+        ("tasks/digits-vgg16/seeds", [7], r"tasks\.digits-vgg16\.seeds: 7 is not among `seeds`"),
         ("figures/fig3a/task", "digits", r"figures\.fig3a\.task: unknown 'digits'"),
         ("figures/fig3b/task", "scenes-segnet", r"figures\.fig3b\.task: scenes-segnet is no classification task"),
         ("run", "../elsewhere", r"run: "),
@@ -142,3 +154,58 @@ def test_sparse_training_has_its_options():
     assert words[words.index("--method") + 1] == "slimming"
     assert words[words.index("--network") + 1] == "vgg16"
     assert "strength=0.001" in words
+
+
+def test_a_method_runs_on_every_task_that_it_is_meant_for():
+    made = grid()
+    by_task = {task: {cell.method for cell in made.cells_of(task)} for task in made.config.tasks}
+    assert {"rfc", "dcp", "frs", "aofp", "slimconv"} <= by_task["digits-vgg16"] & by_task["digits-resnet50"]
+    assert {"cap", "dcfp"} <= by_task["scenes-segnet"] & by_task["scenes-deeplabv3"]
+    assert not by_task["scenes-segnet"] & {"rfc", "fpei", "gfbs", "dcp", "frs", "aofp", "slimconv"}
+    assert not by_task["digits-vgg16"] & {"cap", "dcfp"}
+
+
+def test_a_task_may_have_fewer_seeds():
+    made = Grid(load(set_in(demo(), "tasks/digits-vgg16/seeds", [1]), "x"))
+    seeds = {folder.split("/")[1] for folder in made.folders() if folder.startswith("digits-vgg16")}
+    assert seeds == {"seed1"}
+
+
+def words_of(cell):
+    return Commands(grid()).cells(Batch((cell,)), 0).split()
+
+
+def test_a_gradual_method_prunes_by_the_plan_of_its_own_stage():
+    cell = Cell("digits-vgg16", "group-fisher", "macs-0.2655")
+    commands = Commands(grid())
+    own = commands.own_stage("digits-vgg16", 0, "group-fisher", cell.selection).split()
+    assert "results/demo/digits-vgg16/seed0/dense/unpruned/model.safetensors" in own
+    assert own[own.index("--selection") + 1] == "macs-0.2655"
+    folder = "results/demo/digits-vgg16/seed0/group-fisher/macs-0.2655"
+    assert commands.sources(Batch((cell,)), 0) == [f"{folder}/trained.safetensors", f"{folder}/plan.json"]
+    assert "plan" not in words_of(cell)
+    assert "finetune" in words_of(cell)
+
+
+def test_an_architecture_is_trained_like_the_dense_network():
+    words = words_of(Cell("digits-resnet50", "slimconv", "unpruned"))
+    assert words[0] == "train"
+    assert words[words.index("--network") + 1] == "slimconv_resnet50"
+    assert "then" not in words
+
+
+def test_a_method_that_adjusts_weights_or_the_loss_takes_part():
+    words = words_of(Cell("scenes-segnet", "dcfp", "macs-0.3618"))
+    assert words[words.index("--repair") + 1] == "dcfp"
+    assert words[len(words) - words[::-1].index("--method")] == "dcfp"
+    assert words.index("finetune") < len(words) - words[::-1].index("--method")
+    assert "--method" not in words_of(Cell("digits-vgg16", "thinet", "macs-0.2655"))
+
+
+def test_criteria_score_in_one_process_and_own_stages_alone():
+    scorings = [scoring.methods for scoring in grid(cells_per_job=50).scorings() if scoring.task == "digits-vgg16"]
+    together = next(methods for methods in scorings if len(methods) > 1)
+    assert {facts(method).kind for method in together} == {"criterion"}
+    assert ("slimming",) in scorings
+    scored = {method for methods in scorings for method in methods}
+    assert not scored & {"dcp", "frs", "aofp", "group-fisher", "slimconv", "scratch-e"}

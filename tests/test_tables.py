@@ -248,6 +248,29 @@ def test_segmentation_approx_and_another_experiment(printed):
     assert not any(row.method == "cap" for row in tables.build(1, [], CONFIG, METHODS, printed).blocks[0].rows)
 
 
+def test_methods_with_training_of_their_own_say_so(printed):
+    methods = {
+        **METHODS,
+        "dcp": Method("DCP", kind="sparse-training", start="dense"),
+        "frs": Method("FRS", kind="gradual"),
+        "slimconv": Method("SlimConv", kind="architecture", networks={"vgg16": "slimconv_vgg16"}),
+    }
+    task = {**TASK, "stage_recipes": {"frs": "long"}}
+    config = {**CONFIG, "tasks": {"cifar-vgg": task}, "methods": list(methods)}
+    cells = [*CELLS, cell("cifar-vgg", "slimconv", "unpruned", 0, 91.0)]
+    table = tables.build(1, cells, config, methods, printed)
+    assert find(table, "dcp", "macs-0.2368").notes["label"] == (
+        "Trains on from the dense network (recipe short) before channels are selected; then fine-tuned like all.",
+    )
+    assert "while it trains from random weights (recipe long)" in find(table, "frs", "macs-0.2368").notes["label"][0]
+    row = find(table, "slimconv", "unpruned")
+    assert row.budget == ""
+    assert row.values["after_percent"].mean == 91.0
+    assert row.values["minus_dense_points"].mean == -3.0
+    assert "nothing is pruned" in row.notes["label"][0]
+    assert "slimconv" not in {row.method for row in table.blocks[0].rows if row.budget}
+
+
 def test_remark_on_a_subset_but_not_on_the_papers_experiment(table, printed):
     assert table.blocks[0].remark == ""
     config = {**CONFIG, "datasets": {**CONFIG["datasets"], "cifar10": {"source": "cifar10", "train_limit": 5000}}}
