@@ -96,7 +96,7 @@ def test_grid_holds_tables_and_figures_without_duplicates():
         "scratch-e/macs-0.2655",
         "fgp/peak-rand-0.30-of-0.50",
     } <= vgg
-    assert {cell.path for cell in cells if cell.task == "digits-vgg16-c4"} == {"fgp/cumulative-0.40"}
+    assert {cell.path for cell in cells if cell.task == "digits-vgg16-c5"} == {"fgp/cumulative-0.40"}
 
 
 def test_a_task_may_have_fewer_methods():
@@ -107,8 +107,8 @@ def test_a_task_may_have_fewer_methods():
 
 def test_class_sweep_cuts_the_data_set():
     made = grid()
-    assert made.tasks["digits-vgg16-c4"].dataset == "digits32-c4"
-    assert made.datasets["digits32-c4"].classes == 4
+    assert made.tasks["digits-vgg16-c5"].dataset == "digits32-c5"
+    assert made.datasets["digits32-c5"].classes == 5
     assert made.datasets["digits32"].classes is None
 
 

@@ -58,6 +58,7 @@ class Task(_Section):
     methods: tuple[str, ...] | None = Field(
         None, description="only these of `methods` run on this task; null: all that are meant for its network"
     )
+    without: tuple[str, ...] = Field((), description="methods that do not run on this task though they are meant for its network")
     k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
     budgets: dict[str, Share] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
@@ -153,10 +154,14 @@ class Config(_Section):
     def methods_of(self, task: str) -> list[str]:
         """The methods that run on a task."""
         section = self.tasks[task]
-        if section.methods is not None:
-            return [method for method in self.methods if method in section.methods]
         network = section.network
-        return [name for name in self.methods if baselines.get(name).METHOD.meant_for(NETWORKS[network].task, network)]
+        return [
+            name
+            for name in self.methods
+            if name not in section.without
+            and (section.methods is None or name in section.methods)
+            and baselines.get(name).METHOD.meant_for(NETWORKS[network].task, network)
+        ]
 
     def seeds_of(self, task: str) -> tuple[int, ...]:
         """The seeds that a task runs with."""
@@ -194,7 +199,7 @@ def _references(config: Config):
         yield f"tasks.{name}.network", task.network, NETWORKS
         yield f"tasks.{name}.recipe", task.recipe, config.recipes
         yield f"tasks.{name}.finetune", task.finetune, config.recipes
-        for key in ("methods", "at_printed", "options", "stage_recipes"):
+        for key in ("methods", "without", "at_printed", "options", "stage_recipes"):
             for method in getattr(task, key) or ():
                 yield f"tasks.{name}.{key}", method, methods
         for method, recipe in task.stage_recipes.items():

@@ -130,7 +130,7 @@ def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mappi
     where = {"table": "T3", "backbone": "VGG-16", "column": "acc_cifar10"} if number == 3 else task["paper"]
     prints = {row.method: row for row in paper.rows_of(printed, **where)} if where else {}
     kind = NETWORKS[task["network"]].task
-    chosen = methods if task.get("methods") is None else task["methods"]
+    chosen = set(methods if task.get("methods") is None else task["methods"]) - set(task["without"])
     usable = {name: facts for name, facts in methods.items() if facts.meant_for(kind, task["network"]) and name in chosen}
     if number == 3:
         usable = {method: facts for method, facts in usable.items() if method == "fgp" or facts.paper_name in prints}
