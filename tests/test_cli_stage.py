@@ -1,4 +1,6 @@
+import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -88,3 +90,31 @@ def test_a_failure_names_its_cause_and_leaves_nothing(digits, tmp_path, capsys, 
     assert run("stage", "--data", digits, "--seed", 0, "--out", tmp_path / "m", *RECIPE, *words) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "extra"), [("slimming", ("--network", "vgg16")), ("frs", ("--network", "vgg16", "--selection", "macs-0.5"))]
+)
+def test_a_killed_stage_goes_on_to_the_same_result(digits, tmp_path, capsys, method, extra):
+    def words(name):
+        plan = ("--plan", str(tmp_path / f"{name}.json")) if method == "frs" else ()
+        shared = ("stage", "--data", digits, "--seed", 0, "--method", method, "--width", WIDTH, "--out", tmp_path / name)
+        return [*shared, *extra, *plan, "--epochs", 30, "--batch-size", 16, "--lr", 0.02, "--checkpoint-seconds", 0]
+
+    killed = [str(word) for word in (*words("killed"), "--device", "cpu", "--threads", "1")]
+    process = subprocess.Popen([sys.executable, "-m", "fgp", *killed], stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.checkpoint"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists()
+    assert not (tmp_path / "killed").exists()
+    assert run(*words("killed")) == 0
+    assert "goes on after epoch" in capsys.readouterr().err
+    assert not checkpoint.exists()
+    assert run(*words("whole")) == 0
+    for resumed, straight in zip(*(fgp.load(tmp_path / name).parameters() for name in ("killed", "whole")), strict=True):
+        assert torch.equal(resumed, straight)
+    if method == "frs":
+        assert load_plan(tmp_path / "killed.json").plan == load_plan(tmp_path / "whole.json").plan
