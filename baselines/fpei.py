@@ -1,7 +1,7 @@
 """FPEI: the average entropy of a channel's feature maps, seen as 8-bit images.
 
 Paper: Wang et al. 2021, "Filter pruning with a feature map entropy importance criterion for convolution neural networks
-compressing" (Neurocomputing 461; no arXiv version). The abstract gives the idea, the formula is not public.
+compressing" (Neurocomputing, doi 10.1016/j.neucom.2021.07.034; no arXiv version). Only the abstract is public, no formula.
 Equation: s[c] = mean over images of -sum over bins b of p[b] log2 p[b], where p[b] is the share of the map's positions with
 floor(255 (F - min F) / (max F - min F)) = b, b = 0 to 255. A constant map has entropy 0.
 Official repository: none.

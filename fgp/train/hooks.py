@@ -72,8 +72,9 @@ class Hook:
         """Finish; the network's modules are left without forward hooks."""
 
     def state_dict(self) -> dict:
-        """Return what an interrupted run has to remember besides weights, optimiser and random state: tensors, numbers, text,
-        lists and dictionaries of them.
+        """Return what an interrupted run has to remember: tensors, numbers, text, and lists and dictionaries of them.
+
+        Weights, optimiser and random state are remembered anyway; `parameters` are not.
         """
         return {}
 
