@@ -127,7 +127,8 @@ def test_batches_hold_every_cell_once_and_what_belongs_together(size):
     for batch in batches:
         assert len({cell.task for cell in batch.cells}) == 1
         assert len(batch.cells) <= size
-        assert len(batch.methods) == 1 or {facts(method).kind for method in batch.methods} == {"criterion"}
+        assert len(batch.methods) == 1 or batch.kind in ("criterion", "sparse-training", "gradual")
+        assert {facts(method).kind for method in batch.methods} == {batch.kind}
 
 
 def test_commands_of_a_cell_plan_prune_and_fine_tune_in_one_process():
@@ -202,10 +203,9 @@ def test_a_method_that_adjusts_weights_or_the_loss_takes_part():
     assert "--method" not in words_of(Cell("digits-vgg16", "thinet", "macs-0.2655"))
 
 
-def test_criteria_score_in_one_process_and_own_stages_alone():
+def test_methods_of_a_kind_score_in_one_process():
     scorings = [scoring.methods for scoring in grid(cells_per_job=50).scorings() if scoring.task == "digits-vgg16"]
-    together = next(methods for methods in scorings if len(methods) > 1)
-    assert {facts(method).kind for method in together} == {"criterion"}
-    assert ("slimming",) in scorings
+    assert [{facts(method).kind for method in methods} for methods in scorings] == [{"criterion"}, {"sparse-training"}]
+    assert scorings[1] == ("depgraph-sparse", "slimming")
     scored = {method for methods in scorings for method in methods}
     assert not scored & {"dcp", "frs", "aofp", "group-fisher", "slimconv", "scratch-e"}

@@ -11,6 +11,7 @@ from fgp.methods import Method
 from fgp_workflow.config import Config, Dataset, Task
 
 DENSE = ("dense", "unpruned")
+_PROCESSED_TOGETHER = ("criterion", "sparse-training", "gradual")
 
 
 @cache
@@ -44,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Methods that score the same network in one process."""
+    """Methods that score networks of one task in one process: criteria the dense one, others their own."""
 
     task: str
     methods: tuple[str, ...]
@@ -62,7 +63,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells of one task that share a process: of one method, or of criteria, which score the same network."""
+    """Cells of one task that share a process: of one method, or of methods of one kind that are fine-tuned alike."""
 
     cells: tuple[Cell, ...]
 
@@ -141,14 +142,14 @@ class Grid:
         return [cell for cell in self.cells if cell.task == task]
 
     def batches(self) -> Iterator[Batch]:
-        """At most `cells_per_job` cells of one task, of one method or of criteria: what one process does."""
+        """At most `cells_per_job` cells of one task that are processed alike: what one process does."""
         ordered = sorted(self.cells, key=self._together)
         for _, cells in groupby(ordered, key=self._together):
             while batch := tuple(islice(cells, self.config.cells_per_job)):
                 yield Batch(batch)
 
     def scorings(self) -> Iterator[Scoring]:
-        """At most `cells_per_job` methods that score one network: what one process does."""
+        """At most `cells_per_job` methods of one kind that score networks of one task: what one process does."""
         for task in self.tasks:
             cells = sorted(self.cells_of(task), key=self._together)
             for _, alike in groupby(cells, key=self._together):
@@ -163,7 +164,7 @@ class Grid:
     @staticmethod
     def _together(cell: Cell) -> tuple[str, str]:
         kind = facts(cell.method).kind
-        return cell.task, "" if kind == "criterion" else cell.method
+        return cell.task, kind if kind in _PROCESSED_TOGETHER else cell.method
 
     def folders(self) -> list[str]:
         """The folder of every cell below `results/<run>/`, dense ones included, all seeds."""
