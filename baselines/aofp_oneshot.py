@@ -62,15 +62,12 @@ def score(
     import torch
 
     from fgp.layers import convolutions
-    from fgp.scoring.engine import check_model, place
+    from fgp.scoring.engine import check_model, example_of
     from fgp.surgery import Structure
 
     iterations, images = number("iterations", iterations, int, least=1), number("images", images, int, least=1)
     check_model(model)
-    first = next(iter(batches), None)
-    if first is None:
-        raise FgpError("batches: holds no image; give at least one batch of (images, labels)")
-    example = place(first[0], model)[:1]
+    example = example_of(model, batches)
     structure = Structure(model, example, tied=True)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
         found = _search(model, structure, batches, seed, iterations, images)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fgp.errors import FgpError
 from fgp.methods import Method
 from fgp.options import number
 
@@ -131,11 +130,9 @@ def repair(model: nn.Module, plan: Plan, batches: Iterable[tuple[Tensor, Tensor]
         FgpError: `batches` is empty, or the plan does not fit.
     """
     from fgp.compensation import with_constants
+    from fgp.scoring.engine import example_of
 
-    first = next(iter(batches), None)
-    if first is None:
-        raise FgpError("batches: holds no image; dcfp needs one to measure what removed channels pass on")
-    return with_constants(model, plan, first[0])
+    return with_constants(model, plan, example_of(model, batches))
 
 
 def finetuning() -> Hook:

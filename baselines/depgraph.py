@@ -40,15 +40,11 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     """
     import torch
 
-    from fgp.errors import FgpError
-    from fgp.scoring.engine import place
+    from fgp.scoring.engine import example_of
     from fgp.scoring.group_norms import GroupWeights, layer_scores
     from fgp.surgery import Structure
 
-    first = next(iter(batches), None)
-    if first is None:
-        raise FgpError("batches: holds no image; the group norm needs one to see which layers are coupled")
-    structure = Structure(model, place(first[0], model), tied=True)
+    structure = Structure(model, example_of(model, batches), tied=True)
     norms = GroupWeights(structure, model).squared_norms()
     tiny = torch.finfo(torch.float32).tiny
     return layer_scores(structure, model, {leader: values / values.mean().clamp(min=tiny) for leader, values in norms.items()})

@@ -73,13 +73,10 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     Raises:
         FgpError: a convolution inside the network is followed by no normalisation with a scale, or `batches` is empty.
     """
-    from fgp.scoring.engine import check_model, place
+    from fgp.scoring.engine import check_model, example_of
     from fgp.scoring.norms import scaled_norms, with_output_layers
 
     check_model(model)
-    first = next(iter(batches), None)
-    if first is None:
-        raise FgpError("batches: holds no image; slimming needs one to follow the convolutions' outputs")
-    norms = scaled_norms(model, place(first[0], model)[:1])
+    norms = scaled_norms(model, example_of(model, batches))
     scales = {layer: model.get_submodule(norm).weight.detach().abs() for layer, norm in norms.items() if norm}
     return with_output_layers(model, scales)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from fgp.layers import norms_after
-from fgp.scoring.engine import place
 from fgp.surgery import Plan, Structure
 
 
@@ -20,12 +19,11 @@ def with_constants(model: nn.Module, plan: Plan, images: Tensor) -> nn.Module:
     Args:
         model: the dense network, left as it was.
         plan: {layer: kept indices}.
-        images: (N, C, H, W), normalised; the first is read.
+        images: (1, C, H, W), normalised, on the network's device.
 
     Raises:
         FgpError: the plan does not fit the network.
     """
-    images = place(images, model)[:1]
     structure = Structure(model, images, tied=True)
     probe, repaired = copy.deepcopy(model).eval(), copy.deepcopy(model)
     gone: dict[str, list[Tensor]] = {}

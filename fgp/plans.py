@@ -2,12 +2,15 @@
 
 import itertools
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fgp.errors import FgpError
 from fgp.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from fgp.surgery import Structure
 
 
 def _increasing(indices: list[int]) -> list[int]:
@@ -47,6 +50,20 @@ class PlanFile(BaseModel):
     channels: dict[str, _Count]
     tied: bool
     provenance: dict[str, Any]
+
+
+def facts(structure: "Structure", plan: dict[str, list[int]], tied: bool) -> dict[str, object]:
+    """Return the entries of `PlanFile` that follow from a plan and the network's structure."""
+    return {
+        "plan": plan,
+        "macs": structure.macs(plan),
+        "dense_macs": structure.macs(),
+        "params": structure.params(plan),
+        "dense_params": structure.params(),
+        "kept": structure.kept(plan),
+        "channels": structure.kept(),
+        "tied": tied,
+    }
 
 
 def save_plan(path: str | os.PathLike, **values: object) -> None:

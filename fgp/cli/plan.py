@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     selection = selections.parse(args.selection)
     from fgp import provenance
     from fgp.checkpoint import load
-    from fgp.plans import save_plan
+    from fgp.plans import facts, save_plan
     from fgp.scoring.files import load_scores
     from fgp.surgery import Structure
 
@@ -67,15 +67,8 @@ def run(args: argparse.Namespace) -> None:
     plan = selection(scores, structure, seed=args.seed, rule=args.rule)
     save_plan(
         args.out,
-        plan=plan,
+        **facts(structure, plan, args.tied),
         selection=selection.name,
         spec=spec,
-        macs=structure.macs(plan),
-        dense_macs=structure.macs(),
-        params=structure.params(plan),
-        dense_params=structure.params(),
-        kept=structure.kept(plan),
-        channels=structure.kept(),
-        tied=args.tied,
         provenance=provenance.collect(scores=args.scores, rule=args.rule, seed=args.seed),
     )

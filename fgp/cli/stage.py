@@ -109,21 +109,14 @@ def _hook(args: argparse.Namespace, method: ModuleType, task: str):
 
 def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
     from fgp import provenance
-    from fgp.plans import save_plan
+    from fgp.plans import facts, save_plan
 
     structure, plan = hook.structure, hook.structure.applied(hook.plan)
     save_plan(
         args.plan,
-        plan=plan,
+        **facts(structure, plan, args.tied),
         selection=args.selection,
         spec=model.fgp_spec.to_dict(),
-        macs=structure.macs(plan),
-        dense_macs=structure.macs(),
-        params=structure.params(plan),
-        dense_params=structure.params(),
-        kept=structure.kept(plan),
-        channels=structure.kept(),
-        tied=args.tied,
         provenance=provenance.collect(seed=args.seed, seconds=seconds),
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fgp.errors import FgpError
-from fgp.scoring.engine import check_model, place
+from fgp.scoring.engine import check_model, example_of, place
 from fgp.surgery import Structure
 
 
@@ -33,10 +33,7 @@ def products(
     """
     left = images
     check_model(model)
-    first = next(iter(batches), None)
-    if first is None:
-        raise FgpError("batches: holds no image; give at least one batch of (images, labels)")
-    example = place(first[0], model)[:1]
+    example = example_of(model, batches)
     structure = Structure(model, example, tied=True)
     found: dict[str, dict[str, Tensor]] = {group.leader: {} for group in structure.prunable}
     reads: dict[str, dict[str, Tensor]] = {}

@@ -147,6 +147,18 @@ def place(images: Tensor, model: nn.Module) -> Tensor:
     return images.detach().to(weight.device, weight.dtype)
 
 
+def example_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the first image of `batches`, (1, C, H, W), as `place` does: to trace the network with.
+
+    Raises:
+        FgpError: there is none, or see `place`.
+    """
+    first = next(iter(batches), None)
+    if first is None:
+        raise FgpError("batches: holds no image; give at least one batch of (images, labels)")
+    return place(first[0], model)[:1]
+
+
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
     """Let gradients flow through activations only: weights frozen, autocast off; as before on leaving."""
