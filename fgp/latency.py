@@ -10,7 +10,8 @@ from torch.utils.benchmark import Timer
 
 from fgp.errors import FgpError
 
-ROUNDS = 5
+MOST_ROUNDS, LEAST_ROUNDS = 5, 2
+ROUND_SECONDS = 0.05
 
 
 def measure(
@@ -22,8 +23,8 @@ def measure(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Time forward passes in eval mode, float32, on random images.
 
-    The networks take turns in `ROUNDS` rounds, so that a machine that gets slower or faster hits all of them alike. Each network
-    runs twice before the first round; torch.utils.benchmark synchronises the device, warms up every turn and repeats short
+    The networks take turns, in 2 to 5 rounds of at least 50 ms each where there is time, so that a machine that gets slower or
+    faster hits all of them alike. Each network runs twice before the first round; torch.utils.benchmark synchronises the device, warms up every turn and repeats short
     forwards within one timing. The process's current number of threads is used.
 
     Args:
@@ -64,10 +65,16 @@ def _interleaved(networks: Mapping[str, nn.Module], images: torch.Tensor, min_ru
         variables = {"network": network, "images": images}
         timers[name] = Timer("network(images)", globals=variables, num_threads=torch.get_num_threads())
     seconds = {name: [] for name in networks}
-    for _ in range(ROUNDS):
+    rounds = rounds_in(min_run_time)
+    for _ in range(rounds):
         for name, timer in timers.items():
-            seconds[name] += timer.blocked_autorange(min_run_time=min_run_time / ROUNDS).times
+            seconds[name] += timer.blocked_autorange(min_run_time=min_run_time / rounds).times
     return seconds
+
+
+def rounds_in(min_run_time: float) -> int:
+    """Return how many turns a network takes to be timed for so many seconds."""
+    return min(MOST_ROUNDS, max(LEAST_ROUNDS, round(min_run_time / ROUND_SECONDS)))
 
 
 def _warm_up(name: str, network: nn.Module, images: torch.Tensor) -> None:

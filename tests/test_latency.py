@@ -47,12 +47,16 @@ def test_known_times():
 def test_networks_take_turns():
     runs = []
     models = {name: Sleeper(0.002, runs, name) for name in "abc"}
-    latency.measure(models, (3, 4, 4), (2,), min_run_time=0.02)
+    latency.measure(models, (3, 4, 4), (2,), min_run_time=0.1)
     turns = [name for index, (name, *_) in enumerate(runs) if index == 0 or runs[index - 1][0] != name]
-    assert latency.ROUNDS >= 3
-    assert "".join(turns) == "abc" * (1 + latency.ROUNDS)
+    assert "".join(turns) == "abc" * (1 + latency.rounds_in(0.1))
     assert {run[1:] for run in runs} == {(False, True, (2, 3, 4, 4))}
     assert all(model.training for model in models.values())
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.01, 2), (0.1, 2), (0.15, 3), (0.2, 4), (10, 5)])
+def test_longer_measurements_have_more_rounds(seconds, rounds):
+    assert latency.rounds_in(seconds) == rounds
 
 
 def test_time_spent_is_at_least_what_was_asked():
