@@ -24,8 +24,8 @@ def measure(
     """Time forward passes in eval mode, float32, on random images.
 
     The networks take turns, in 2 to 5 rounds of at least 50 ms each where there is time, so that a machine that gets slower or
-    faster hits all of them alike. Each network runs twice before the first round; torch.utils.benchmark synchronises the device, warms up every turn and repeats short
-    forwards within one timing. The process's current number of threads is used.
+    faster hits all of them alike. Each network runs twice before the first round; torch.utils.benchmark synchronises the device,
+    warms up every turn and repeats short forwards within one timing. The process's current number of threads is used.
 
     Args:
         models: networks by name; left as they are (copies are timed).
