@@ -167,7 +167,7 @@ def test_a_method_runs_on_every_task_that_it_is_meant_for():
 
 
 def test_a_task_may_have_fewer_seeds():
-    made = Grid(load(set_in(demo(), "tasks/digits-vgg16/seeds", [1]), "x"))
+    made = Grid(load({**set_in(demo(), "tasks/digits-vgg16/seeds", [1]), "seeds": [0, 1]}, "x"))
     seeds = {folder.split("/")[1] for folder in made.folders() if folder.startswith("digits-vgg16")}
     assert seeds == {"seed1"}
 
