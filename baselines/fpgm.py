@@ -7,7 +7,7 @@ Reads the channel: the weights of the convolution, without bias or batch normali
 Deviations:
 1. The paper prunes softly, after every epoch of training, and mixes in a share of norm-based pruning; here the dense network is
    scored once and selection and fine-tuning are shared.
-2. Distances are computed exactly, without the expansion ||a||^2 + ||b||^2 - 2ab, which loses digits for close filters.
+2. Distances are computed by the expansion ||a||^2 + ||b||^2 - 2ab, in float64, so that close filters keep their digits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
 
     scores = {}
     for name, layer in convolutions(model).items():
-        filters = layer.weight.detach().flatten(1)
-        distances = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist")
+        filters = layer.weight.detach().flatten(1).double()
+        distances = torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0)
         scores[name] = distances.sum(1).float().cpu()
     return scores
