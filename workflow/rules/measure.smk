@@ -28,11 +28,7 @@ rule latency:
 rule collect:
     input:
         metrics=[f"{ROOT}/{folder}/metrics.json" for folder in GRID.folders()],
-        latency=[
-            f"{COMMANDS.folder(task, seed)}/latency.json"
-            for task in CONFIG.tasks
-            for seed in GRID.seeds_of(task)
-        ],
+        latency=[f"{COMMANDS.folder(task, seed)}/latency.json" for task in CONFIG.tasks for seed in GRID.seeds_of(task)],
         config=f"{ROOT}/config.yaml",
     output:
         f"{ROOT}/cells.csv",

@@ -9,14 +9,10 @@ for scoring in GRID.scorings():
         input:
             data=COMMANDS.data_file(scoring.task),
             weights=lambda wildcards, scoring=scoring: {
-                COMMANDS.scored(scoring.task, method, wildcards.seed)
-                for method in scoring.methods
+                COMMANDS.scored(scoring.task, method, wildcards.seed) for method in scoring.methods
             },
         output:
-            [
-                COMMANDS.scores(scoring.task, method, "{seed}")
-                for method in scoring.methods
-            ],
+            [COMMANDS.scores(scoring.task, method, "{seed}") for method in scoring.methods],
         log:
             f"{ROOT}/logs/score/{scoring.name}-seed{{seed}}.log",
         benchmark:

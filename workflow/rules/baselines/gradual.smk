@@ -11,12 +11,12 @@ for method in GRID.methods_of_kind("gradual"):
             data=lambda wildcards: COMMANDS.data_file(wildcards.task),
         output:
             **COMMANDS.own_outputs(method),
-        wildcard_constraints:
-            selection="macs-[0-9.]+",
         log:
             f"{ROOT}/logs/gradual/{{task}}-seed{{seed}}-{method}-{{selection}}.log",
         benchmark:
             f"{ROOT}/benchmarks/gradual/{{task}}-seed{{seed}}-{method}-{{selection}}.tsv"
+        wildcard_constraints:
+            selection="macs-[0-9.]+",
         priority: 10
         conda:
             "../../../environment.yml"
