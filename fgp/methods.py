@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 KINDS = ("criterion", "sparse-training", "gradual", "architecture", "scratch")
+OWN_TRAINING = ("sparse-training", "gradual")
+"""Kinds whose methods train a network of their own before channels are selected."""
 STARTS = ("random", "dense")
 
 

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from reference_fgp import randomise
 from torch import nn
+from torch.nn.functional import interpolate
+
+OUTPUTS = 4
 
 
 class Plain(nn.Module):
@@ -75,3 +78,53 @@ def segmentation(count=3, size=8, outputs=4, seed=1):
     labels[1] = 255
     labels[2][labels[2] == 2] = 1
     return images, labels
+
+
+class Tail(nn.Module):
+    """Logits of images, or of pixels by a convolution without normalisation."""
+
+    def __init__(self, channels, task):
+        super().__init__()
+        self.last = nn.Linear(channels, OUTPUTS) if task == "classification" else nn.Conv2d(channels, OUTPUTS, 1)
+
+    def forward(self, x, size):
+        if isinstance(self.last, nn.Linear):
+            return self.last(x.mean((2, 3)))
+        return interpolate(self.last(x), size, mode="bilinear")
+
+
+class Pointwise(nn.Module):
+    """Biases in front of normalisations, a 1x1 convolution, a ReLU in place and a stride."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.conv2, self.norm2 = nn.Conv2d(5, 6, 1), nn.BatchNorm2d(6)
+        self.conv3, self.norm3 = nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.BatchNorm2d(5)
+        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU()
+        self.tail = Tail(5, task)
+
+    def forward(self, images):
+        x = self.relu1(self.norm1(self.conv1(images)))
+        x = self.relu2(self.norm2(self.conv2(x)))
+        x = self.relu3(self.norm3(self.conv3(x)))
+        return self.tail(x, images.shape[2:])
+
+
+class Unpooled(nn.Module):
+    """SegNet in small: the maxima of conv1's maps say where those of conv3 go, so the two share their channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.conv2, self.norm2 = nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv3, self.norm3 = nn.Conv2d(6, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.conv4 = nn.Conv2d(5, OUTPUTS, 3, padding=1)
+        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, images):
+        x, places = self.pool(self.relu1(self.norm1(self.conv1(images))))
+        x = self.relu2(self.norm2(self.conv2(x)))
+        x = self.relu3(self.norm3(self.conv3(x)))
+        return self.conv4(self.unpool(x, places))

@@ -11,10 +11,9 @@ from types import ModuleType
 from fgp import options, selections
 from fgp.cli import common, training
 from fgp.errors import FgpError
+from fgp.methods import OWN_TRAINING
 from fgp.models.names import NAMES
 from fgp.train.recipe import Recipe
-
-_KINDS = ("sparse-training", "gradual")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +68,10 @@ def _method(args: argparse.Namespace) -> ModuleType:
 
     method = baselines.get(args.method)
     facts = method.METHOD
-    if facts.kind not in _KINDS:
-        raise FgpError(f"--method {args.method}: kind {facts.kind} has no training of its own; use one of {', '.join(_KINDS)}")
+    if facts.kind not in OWN_TRAINING:
+        raise FgpError(
+            f"--method {args.method}: kind {facts.kind} has no training of its own; use one of {', '.join(OWN_TRAINING)}"
+        )
     if (facts.start == "dense") != bool(args.weights):
         needed = "--weights, it goes on from the dense network" if facts.start == "dense" else "--network, it trains from scratch"
         raise FgpError(f"--method {args.method}: give {needed}")

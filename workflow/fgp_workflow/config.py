@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import baselines
 from fgp.data.preparing import SOURCES
 from fgp.errors import FgpError
-from fgp.methods import Method
+from fgp.methods import OWN_TRAINING, Method
 from fgp.models.names import NETWORKS
 from fgp.train.recipe import Recipe
 
-OWN_STAGE = ("sparse-training", "gradual")
 _ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -238,7 +237,7 @@ def _check_consistency(config: Config, file: str) -> None:
                 )
         for method in task.stage_recipes:
             kind = baselines.get(method).METHOD.kind
-            if kind not in OWN_STAGE:
+            if kind not in OWN_TRAINING:
                 raise FgpError(f"{file}: tasks.{name}.stage_recipes: {method} (kind {kind}) has no own training; remove it")
         if unknown := set(task.seeds or ()) - set(config.seeds):
             raise FgpError(f"{file}: tasks.{name}.seeds: {min(unknown)} is not among `seeds`; add it there")

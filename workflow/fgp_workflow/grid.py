@@ -7,11 +7,11 @@ from itertools import groupby, islice
 from types import ModuleType
 
 import baselines
-from fgp.methods import Method
+from fgp.methods import OWN_TRAINING, Method
 from fgp_workflow.config import Config, Dataset, Task
 
 DENSE = ("dense", "unpruned")
-_PROCESSED_TOGETHER = ("criterion", "sparse-training", "gradual")
+_PROCESSED_TOGETHER = ("criterion", *OWN_TRAINING)
 
 
 @cache

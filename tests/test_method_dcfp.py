@@ -1,15 +1,13 @@
-import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_fgp import randomise
+from segmentation_training import VOID, assert_resumes, dataset, hooks_on, run_of, tiny, train
 from torch import nn
 
 import fgp
-from baselines import cap, dcfp, slimming
-from fgp.data import Dataset, Split
+from baselines import dcfp
 from fgp.errors import FgpError
 from fgp.models import build
 from fgp.scoring.group_norms import layer_scores
@@ -18,91 +16,14 @@ from fgp.surgery import Structure
 from fgp.train import Recipe, fit
 from fgp.train.hooks import Run
 from fgp.train.rebalanced import Rebalanced, class_weights, rebalanced
-from fgp.train.resume import Checkpoint
-
-VOID = 255
-RECIPE = Recipe(epochs=4, batch_size=3, lr=0.05, schedule="poly")
 
 
-class Tiny(nn.Module):
-    """Encoder and head by name, a residual sum, an auxiliary head."""
-
-    def __init__(self, kernel=3, outputs=4):
-        super().__init__()
-        pad = kernel // 2
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, kernel, padding=pad), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
-        self.layer1 = nn.Sequential(nn.Conv2d(6, 5, kernel, padding=pad), nn.BatchNorm2d(5), nn.ReLU(inplace=True))
-        self.layer2 = nn.Sequential(nn.Conv2d(5, 6, kernel, padding=pad), nn.BatchNorm2d(6))
-        self.head = nn.Sequential(nn.Conv2d(6, 7, kernel, padding=pad), nn.BatchNorm2d(7), nn.ReLU(), nn.Conv2d(7, outputs, 1))
-        self.auxiliary = nn.Conv2d(6, outputs, 1)
-
-    def forward(self, x):
-        x = self.stem(x)
-        x = torch.relu(self.layer2(self.layer1(x)) + x)
-        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
-
-
-def tiny(kernel=3, seed=0):
-    torch.manual_seed(seed)
-    return randomise(Tiny(kernel))
-
-
-def dataset(count=6, outputs=4, size=(8, 10)):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
-    labels = (images[:, 0].long() * 3 // 256).byte()
-    labels[:, :, 0] = VOID
-    split = Split(images, labels)
-    return Dataset(split, split, tuple("abc"), outputs, (0.5,) * 3, (0.25,) * 3, "segmentation", VOID, "test")
-
-
-def run_of(model, steps=3, count=2):
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(0, 4, (count, 8, 8), generator=generator)
-    batches = [(torch.randn(count, 3, 8, 8, generator=generator), labels)]
-    return Run(model.train(), batches, steps, steps, 4, "segmentation", 0, torch.device("cpu"))
-
-
-def train(hook, model=None, **options):
-    model = model or tiny()
-    fit(model, dataset().train, dataset(), RECIPE, 0, "cpu", hook=hook, **options)
-    return model
-
-
-def hooks_on(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def interrupted(make, tmp_path):
-    """Train four epochs, stopped after the second and taken up by a new hook and a new network."""
-    hook = make()
-    after = hook.after_epoch
-
-    def stop(epoch):
-        after(epoch)
-        if epoch == 3:
-            raise KeyboardInterrupt
-
-    hook.after_epoch = stop
-    with pytest.raises(KeyboardInterrupt):
-        train(hook, checkpoint=Checkpoint(tmp_path / "out", "key", seconds=0))
-    hook = make()
-    return hook, train(hook, tiny(seed=5), checkpoint=Checkpoint(tmp_path / "out", "key", seconds=0))
-
-
-@pytest.mark.parametrize("make", [dcfp.training, lambda: dcfp.training(5), cap.training, dcfp.finetuning])
+@pytest.mark.parametrize("make", [dcfp.training, lambda: dcfp.training(5), dcfp.finetuning])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(make, tmp_path):
-    straight = make()
-    expected = train(straight)
-    hook, model = interrupted(make, tmp_path)
-    for name, value in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-    if hasattr(hook, "scores"):
-        for name, value in straight.scores().items():
-            assert torch.equal(hook.scores()[name], value), name
+    assert_resumes(make, tmp_path)
 
 
-@pytest.mark.parametrize("make", [dcfp.training, cap.training, dcfp.finetuning])
+@pytest.mark.parametrize("make", [dcfp.training, dcfp.finetuning])
 def test_the_network_is_left_without_hooks(make):
     assert hooks_on(train(make())) == 0
 
@@ -380,103 +301,3 @@ def test_the_class_is_drawn_by_the_rarity_of_its_images():
         seen.clear()
         loss(torch.zeros(2, 3, 4, 4), torch.stack([labels[5], torch.full((4, 4), VOID)]))
     assert seen == [0, 0]
-
-
-# CAP
-
-
-def literal_guide(features):
-    """Mean over images and rows of the softmax of the cosines between the channels, by loops."""
-    count, channels = features.shape[:2]
-    guide = [0.0] * channels
-    for image in features.double():
-        rows = [row.flatten() for row in image]
-        for a in rows:
-            cosines = [float((a * b).sum() / (a.norm() * b.norm())) for b in rows]
-            mass = sum(map(math.exp, cosines))
-            for c, cosine in enumerate(cosines):
-                guide[c] += math.exp(cosine) / mass / channels / count
-    return guide
-
-
-@pytest.mark.parametrize("options", [{}, {"strength": "0.5", "momentum": "0.25"}])
-def test_the_guided_penalty_is_the_literal_one(options):
-    model = tiny()
-    hook, run = cap.training(**options), run_of(model)
-    hook.begin(run)
-    factor, keep = float(options.get("strength", 1e-4)), float(options.get("momentum", 0.9))
-    averages = {}
-    for step in range(3):
-        images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
-        features = {}
-        spies = [
-            m.register_forward_pre_hook(lambda m, x, features=features: features.update({m: x[0].detach().clone()}))
-            for m in model.modules()
-            if isinstance(m, nn.BatchNorm2d)
-        ]
-        model(images)
-        for spy in spies:
-            spy.remove()
-        expected = 0.0
-        model.zero_grad()
-        penalty = hook.penalty(model)
-        penalty.backward()
-        for norm, maps in features.items():
-            fresh = literal_guide(maps)
-            old = averages.get(norm, fresh)
-            averages[norm] = [keep * a + (1 - keep) * b for a, b in zip(old, fresh, strict=True)]
-            low, high = min(averages[norm]), max(averages[norm])
-            scaled = [(value - low) / (high - low) for value in averages[norm]]
-            slopes = [factor * (1 - g) * math.copysign(1, w) for g, w in zip(scaled, norm.weight.tolist(), strict=True)]
-            assert norm.weight.grad.tolist() == pytest.approx(slopes, rel=2e-3, abs=factor * 2e-3)
-            expected += sum(factor * (1 - g) * abs(w) for g, w in zip(scaled, norm.weight.tolist(), strict=True))
-        assert penalty.item() == pytest.approx(expected, rel=2e-3)
-        assert model.stem[0].weight.grad is None
-    hook.end()
-    assert hooks_on(model) == 0
-
-
-def test_a_guide_of_zero_is_slimming():
-    """All channels of every layer alike: cosines of 1, a constant guide."""
-    data, model = dataset(), tiny()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data[:] = module.weight.data[:1]
-            module.bias.data[:] = module.bias.data[0]
-    recipe = Recipe(epochs=1, batch_size=6, lr=0.1)
-    models = [copy.deepcopy(model) for _ in range(3)]
-    hooks = (cap.training(0.01), slimming.training(0.01), None)
-    for one, hook in zip(models, hooks, strict=True):
-        fit(one, data.train, data, recipe, 0, "cpu", hook=hook)
-    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert not torch.equal(models[0].stem[1].weight, models[2].stem[1].weight)
-
-
-def test_channels_alike_are_spared():
-    """Three channels with one map and two with maps of their own: the shared context has the larger guide."""
-    model = tiny()
-    hook = cap.training()
-    hook.begin(run_of(model))
-    maps = torch.randn(1, 3, 6, 6)[:, [0, 0, 0, 1, 2]]
-    model.layer1[1](maps)
-    guide = cap.scaled(hook.guides["layer1.1"])
-    assert min(guide[:3]) > max(guide[3:])
-    assert guide.min() == 0
-    assert guide.max() == 1
-    hook.end()
-
-
-def test_cap_scores_as_slimming():
-    model, batches = tiny(), [(torch.randn(1, 3, 8, 8), None)]
-    scores = cap.score(model, batches, 0)
-    assert torch.equal(scores["head.0"], model.head[1].weight.detach().abs())
-    assert scores.keys() == slimming.score(model, batches, 0).keys()
-
-
-def test_refusals_of_cap():
-    for options in ({"strength": -1}, {"momentum": "1.5"}, {"strength": "much"}):
-        with pytest.raises(FgpError, match=next(iter(options))):
-            cap.training(**options)
-    with pytest.raises(FgpError, match="BatchNorm2d"):
-        cap.training().begin(run_of(nn.Conv2d(3, 4, 1)))
