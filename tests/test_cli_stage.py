@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 import time
@@ -8,11 +9,12 @@ import torch
 from test_cli_train import RECIPE, WIDTH, run
 
 import fgp
-from fgp import layers
+from fgp import layers, plans
 from fgp.methods import Method
 from fgp.options import number
 from fgp.plans import load_plan
 from fgp.scoring.files import load_scores
+from fgp.surgery import Structure
 from fgp.train.gradual import Gradual
 from fgp.train.hooks import Hook, Penalty
 
@@ -118,3 +120,37 @@ def test_a_killed_stage_goes_on_to_the_same_result(digits, tmp_path, capsys, met
         assert torch.equal(resumed, straight)
     if method == "frs":
         assert load_plan(tmp_path / "killed.json").plan == load_plan(tmp_path / "whole.json").plan
+
+
+def test_a_method_repairs_and_fine_tunes_in_its_own_way(digits, tmp_path, monkeypatch):
+    def repair(model, plan, batches, seed):
+        seen.append((plan, sum(len(labels) for _, labels in batches), seed))
+        repaired = copy.deepcopy(model)
+        repaired.classifier.bias.data += 7
+        return repaired
+
+    class Loss(Hook):
+        def criterion(self, default):
+            return lambda output, labels: 0 * default(output, labels) + output.square().mean()
+
+    seen = []
+    fake = types.SimpleNamespace(METHOD=Method(label="Fake"), repair=repair, finetuning=Loss, score=print)
+    plain = types.SimpleNamespace(METHOD=Method(label="Plain"), score=print)
+    monkeypatch.setitem(sys.modules, "baselines", types.SimpleNamespace(get={"fake": fake, "plain": plain}.__getitem__))
+    torch.manual_seed(0)
+    model = fgp.models.build("vgg16", 10, WIDTH)
+    dense, plan, small, tuned = (tmp_path / name for name in ("dense", "plan", "small", "tuned"))
+    fgp.save(model, dense)
+    structure = Structure(model, torch.empty(1, 3, 32, 32))
+    chosen = {"features.0": [0, 1, 3]}
+    facts = plans.facts(structure, chosen, False)
+    plans.save_plan(plan, **facts, selection="count-0.75", spec=model.fgp_spec.to_dict(), provenance={})
+    pruned = ("prune", "--weights", dense, "--plan", plan, "--data", digits, "--images", 40, "--seed", 3, "--out", small)
+    assert run(*pruned, "--repair", "plain") == 1
+    assert run(*pruned, "--repair", "fake") == 0
+    assert seen == [(chosen, 40, 3)]
+    assert torch.equal(fgp.load(small).classifier.bias, model.classifier.bias + 7)
+    tune = ("finetune", "--data", digits, "--weights", small, "--seed", 0, "--out", tuned, *RECIPE)
+    assert run(*tune, "--method", "plain") == 1
+    assert run(*tune, "--method", "fake") == 0
+    assert fgp.load(tuned).classifier.bias.mean() < 6.9  # cross-entropy leaves the mean at 7
