@@ -77,7 +77,7 @@ class Masks:
         factor = features.new_ones(len(features) if self.gates else 1, features.shape[axis])
         for leader, index in self._readers[name]:
             gate = self.gates[leader] if self.gates else self.kept[leader].to(features.dtype)[None]
-            factor = factor.index_copy(1, index.flatten(), gate.repeat_interleave(index.shape[1], dim=1))
+            factor = factor.index_copy(1, index.flatten(), gate.repeat_interleave(index.shape[1], dim=1).to(factor.dtype))
         shape = [len(factor)] + [1] * (features.ndim - 1)
         shape[axis] = features.shape[axis]
         return features * factor.view(shape)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fgp.cli import common, training
 from fgp.errors import FgpError
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 
@@ -38,8 +39,11 @@ def run(args: argparse.Namespace) -> None:
     result.check_fits(model, dataset, args.weights)
     score_seconds = _seconds(args.scores) if args.scores else None
     before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+    engine = Engine.from_args(args)
     checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
-    history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=checkpoint, label=label)
+    history = fit(
+        model, dataset.train, dataset, recipe, args.seed, device, hook=hook, engine=engine, checkpoint=checkpoint, label=label
+    )
     after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
     training.write(args, model, recipe, dataset, history, device, tags, before=before, after=after, score_seconds=score_seconds)
     checkpoint.remove()

@@ -13,6 +13,7 @@ from fgp.cli import common, training
 from fgp.errors import FgpError
 from fgp.methods import OWN_TRAINING
 from fgp.models.names import NAMES
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 
@@ -51,8 +52,11 @@ def run(args: argparse.Namespace) -> None:
         model = fgp.load(args.weights)
         result.check_fits(model, dataset, args.weights)
     tags = training.tags(args, args.method, args.selection or "sparse")
+    engine = Engine.from_args(args)
     checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
-    history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=checkpoint, label=label)
+    history = fit(
+        model, dataset.train, dataset, recipe, args.seed, device, hook=hook, engine=engine, checkpoint=checkpoint, label=label
+    )
     if args.plan:
         _write_plan(args, hook, model, history.seconds)
     elif args.scores:

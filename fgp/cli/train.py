@@ -10,6 +10,7 @@ import argparse
 from fgp.cli import common, training
 from fgp.errors import FgpError
 from fgp.models.names import NAMES
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 _MOST_TIMES_EPOCHS = 2
@@ -50,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
         dense, own = result.cost_on(result.dense_twin(model), dataset), result.cost_on(model, dataset)
         recipe = recipe.stretched(min(_MOST_TIMES_EPOCHS, dense.macs / own.macs))
     tags = training.tags(args, "scratch" if args.architecture else "dense", "unpruned")
+    engine = Engine.from_args(args)
     checkpoint, label = training.checkpoint(args, args.architecture), training.label(tags, args.seed)
-    history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, label=label)
+    history = fit(model, dataset.train, dataset, recipe, args.seed, device, engine=engine, checkpoint=checkpoint, label=label)
     after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
     training.write(args, model, recipe, dataset, history, device, tags, before=None, after=after, score_seconds=None)
     checkpoint.remove()

@@ -9,13 +9,14 @@ from pathlib import Path
 from fgp.cli import common
 from fgp.errors import FgpError
 from fgp.metrics import Metrics, write_metrics
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 _OWN_TAGS = ("task", "dataset", "method", "selection")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --data, --seed, the outputs, --tag, --device, --threads and the recipe."""
+    """Add --data, --seed, the outputs, --tag, --device, --threads, the engine and the recipe."""
     parser.add_argument("--data", required=True, metavar="FILE", help="prepared data (`fgp data`)")
     parser.add_argument("--seed", type=_seed, required=True, help="seed of weights, order of the images and augmentation")
     parser.add_argument("--out", required=True, metavar="FILE", help="weights file to write")
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_tags(parser)
     common.add_device(parser)
+    Engine.add_arguments(parser)
     Recipe.add_arguments(parser)
 
 
@@ -109,7 +111,7 @@ def write(
     from fgp.train import result
 
     named = dict(tags)
-    provenance = result.origin(recipe, device, named.pop("code", None))
+    provenance = result.origin(recipe, history, device, named.pop("code", None))
     values = {**named, **result.entries(model, dataset, recipe, history), "seed": args.seed, **entries, "provenance": provenance}
     fgp.save(model, args.out, provenance=provenance)
     if args.curve:

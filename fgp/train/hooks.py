@@ -44,6 +44,8 @@ class Hook:
     """
 
     finished = False
+    replayable = False
+    """Whether every step does the same work on the same tensors, without waiting for a result: it may become a CUDA graph."""
 
     def begin(self, run: Run) -> None:
         """Prepare; forward hooks on the network's modules are set here."""
@@ -83,7 +85,9 @@ class Hook:
 
 
 class Penalty(Hook):
-    """Adds a function of the network's weights to the loss."""
+    """Adds a function of the network's weights to the loss, the same in every step."""
+
+    replayable = True
 
     def __init__(self, regulariser: Callable[[nn.Module], Tensor]) -> None:
         """Take `regulariser`: model -> scalar."""

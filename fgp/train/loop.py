@@ -15,9 +15,12 @@ from fgp.errors import FgpError
 from fgp.files import atomic
 from fgp.train import loss as losses
 from fgp.train.augment import Augmentation
+from fgp.train.engine import Engine
+from fgp.train.feed import Feed
 from fgp.train.hooks import Hook, Run
 from fgp.train.recipe import Recipe
 from fgp.train.resume import Checkpoint
+from fgp.train.step import Replayed, Step, Tally
 
 _TRAIN_METRIC = {"classification": "top-1", "segmentation": "pixel accuracy"}
 
@@ -32,9 +35,11 @@ class History:
         losses: mean over the images of what is minimised, regulariser included.
         scores: running metric on the augmented training images, in percent.
         durations: seconds.
+        engine: fields of the `Engine` that was used.
     """
 
     metric: str
+    engine: dict[str, object]
     rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -64,6 +69,7 @@ def fit(
     device: torch.device | str,
     *,
     hook: Hook | None = None,
+    engine: Engine | None = None,
     checkpoint: Checkpoint | None = None,
     curve: str | os.PathLike | None = None,
     label: str = "",
@@ -84,26 +90,28 @@ def fit(
         seed: of the order, the augmentation and the network's own randomness (dropout).
         device: where to train.
         hook: what a method adds to the loop.
+        engine: how the arithmetic is done; default: `Engine()`.
         checkpoint: where the state is saved after an epoch, and taken up if a run with the same key was interrupted. The result
             is that of a run without interruption.
         curve: CSV file for the training curve, written at the end.
         label: put before every line of progress on stderr.
 
     Raises:
-        FgpError: the recipe does not fit the task, or the loss of an epoch or a weight at the end is not finite.
+        FgpError: the recipe does not fit the task, the engine not the device, or the loss of an epoch or a weight at the end is
+            not finite.
     """
     recipe.check_task(dataset.task)
     device = torch.device(device)
-    images, labels = _resident(split, device)
+    engine = (engine or Engine()).resolved(device, plain=hook is None or hook.replayable)
     augmentation = Augmentation(
         recipe,
-        tuple(images.shape[-2:]),
+        tuple(split.images.shape[-2:]),
         dataset.void,
         torch.as_tensor(dataset.mean, dtype=torch.float32, device=device),
         torch.as_tensor(dataset.std, dtype=torch.float32, device=device),
     )
     hook = hook or Hook()
-    parts = batches_of(len(images), recipe.batch_size)
+    feed, parts = Feed(split, device), batches_of(len(split), recipe.batch_size)
     model.to(device, memory_format=torch.channels_last).train()
     plain = batches(split, dataset, recipe.batch_size, device)
     steps = len(parts) * recipe.epochs
@@ -111,16 +119,21 @@ def fit(
     criterion = hook.criterion(losses.build(recipe, split.labels, dataset.outputs, dataset.task, dataset.void, device))
     optimiser = torch.optim.SGD(
         [*model.parameters(), *hook.parameters()],
-        lr=recipe.lr,
+        lr=torch.tensor(recipe.lr, device=device) if engine.launch == "graph" else recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
         fused=True,
     )
+    tally = Tally(device, dataset.void)
+    forward = torch.compile(model) if engine.compile else model
+    step = Step(model, forward, augmentation, criterion, hook, optimiser, tally, engine.precision == "bf16")
+    take = Replayed(step, device) if engine.launch == "graph" else step
     order, choices = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
-    history = History(_TRAIN_METRIC[dataset.task])
+    history = History(_TRAIN_METRIC[dataset.task], engine.model_dump())
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.backends.cudnn.flags(benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32),
         tqdm(total=steps, desc=label, disable=not sys.stderr.isatty(), unit="step") as bar,
     ):
         torch.manual_seed(seed)
@@ -132,39 +145,23 @@ def fit(
             if hook.finished:
                 break
             started = time.perf_counter()
-            permutation = torch.randperm(len(images), generator=order).to(images.device)
-            draws = augmentation.draw(len(images), choices, device)
-            total = torch.zeros((), dtype=torch.float64, device=device)
-            right, counted = torch.zeros((2,), dtype=torch.int64, device=device)
+            tally.clear()
             seen = 0
+            permutation = torch.randperm(len(split), generator=order)
+            draws = augmentation.draw(len(split), choices, device)
             history.rates.append(recipe.rate(epoch * len(parts), len(parts)))
-            for step, part in enumerate(parts, start=epoch * len(parts)):
-                index = permutation[part]
-                x, y = augmentation.apply(images[index].to(device), labels[index].to(device), draws[part])
-                for group in optimiser.param_groups:
-                    group["lr"] = recipe.rate(step, len(parts))
-                optimiser.zero_grad()
-                output = model(x.contiguous(memory_format=torch.channels_last))
-                loss = criterion(output, y)
-                penalty = hook.penalty(model)
-                if penalty is not None:
-                    loss = loss + penalty
-                loss.backward()
-                hook.after_backward(x, y)
-                optimiser.step()
-                hook.after_step(x, y)
-                logits = output if isinstance(output, Tensor) else output[0]
-                total += loss.detach() * len(x)
-                right += (logits.detach().argmax(1) == y).sum()
-                counted += len(y) if y.ndim == 1 else (y != dataset.void).sum()
-                seen += len(x)
+            fed = zip(parts, feed.batches(permutation, parts), strict=True)
+            for number, (part, (images, labels)) in enumerate(fed, start=epoch * len(parts)):
+                take(images, labels, draws[part], recipe.rate(number, len(parts)))
+                seen += len(images)
                 bar.update()
                 if hook.finished:
                     break
-            history.losses.append(float(total) / seen)
-            history.scores.append(100 * int(right) / max(1, int(counted)))
+            loss, score = tally.read(seen)
+            history.losses.append(loss)
+            history.scores.append(score)
             history.durations.append(time.perf_counter() - started)
-            _check_finite(torch.tensor(history.losses[-1]), "loss", history, recipe, label)
+            _check_finite(torch.tensor(loss), "loss", history, recipe, label)
             _report(history, recipe, label, bar)
             hook.after_epoch(epoch + 1)
             if checkpoint and checkpoint.due():
@@ -207,7 +204,10 @@ class _State:
 
     def restore(self, state: dict) -> None:
         self._model.load_state_dict(state["model"])
+        rates = [group["lr"] for group in self._optimiser.param_groups]
         self._optimiser.load_state_dict(state["optimiser"])
+        for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate
         self._hook.load_state_dict(state["hook"])
         vars(self._history).update(state["history"])
         torch.set_rng_state(state["random"])
@@ -223,13 +223,6 @@ def batches_of(images: int, batch_size: int) -> list[slice]:
     if images % batch_size == 1 and len(starts) > 1 and batch_size > 1:
         starts.pop()
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], images], strict=True)]
-
-
-def _resident(split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Put the images on `device`, or leave them where they are if they would take more than half of its free memory."""
-    if device.type == "cuda" and split.images.numel() > torch.cuda.mem_get_info(device)[0] // 2:
-        return split.images, split.labels
-    return split.images.to(device), split.labels.to(device)
 
 
 def _check_finite(values: Tensor, name: str, history: History, recipe: Recipe, label: str) -> None:

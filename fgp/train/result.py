@@ -46,9 +46,10 @@ def check_fits(model: nn.Module, dataset, file: str) -> None:
         raise FgpError(f"{file}: {spec.num_classes} outputs, the data set needs {dataset.outputs}; train a network on these data")
 
 
-def origin(recipe: Recipe, device: torch.device, code: str | None) -> dict:
+def origin(recipe: Recipe, history: History, device: torch.device, code: str | None) -> dict:
     """Return the provenance of a trained network; `code` is a hash of the code, where the caller has one."""
-    return provenance.collect(str(device), recipe=recipe.model_dump(mode="json"), code=code, threads=torch.get_num_threads())
+    facts = {"recipe": recipe.model_dump(mode="json"), "engine": history.engine, "code": code}
+    return provenance.collect(str(device), **facts, threads=torch.get_num_threads())
 
 
 def entries(model: nn.Module, dataset, recipe: Recipe, history: History) -> dict:

@@ -1,0 +1,1 @@
+"""Speed, as ratios of alternatives measured in one run; see benchmarks/README.md."""
