@@ -134,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of {PLAIN} and {', '.join(ENGINES)} (default: plain and fp32 on the CPU, all but compiled ones on a GPU)",
     )
+    parser.add_argument("--data", choices=("cifar10", "digits"), default="cifar10", help="cifar10 (default) needs $FGP_DATA")
     parser.add_argument("--width", type=float, help="factor on every channel count (default: 0.25 on the CPU, 1 on a GPU)")
     parser.add_argument("--images", type=int, help="training images (default: 2560 on the CPU, all on a GPU)")
     parser.add_argument("--epochs", type=int, default=4, help="the first is not timed (default: 4)")
@@ -149,19 +150,17 @@ def run(args: argparse.Namespace) -> None:
     """Train by every alternative in turn, seed by seed; write the CSV and print the table.
 
     Raises:
-        FgpError: fewer than two epochs, or no CIFAR-10 under $FGP_DATA.
+        FgpError: fewer than two epochs, or the data are missing.
     """
     if args.epochs < 2:
         raise FgpError("--epochs: the first epoch is not timed; give 2 at least")
-    if not os.environ.get("FGP_DATA"):
-        raise FgpError("benchmarks training: needs CIFAR-10; name its folder in the environment variable FGP_DATA")
     device = common.set_up_device(args)
     cpu = device.type == "cpu"
     width = args.width or (0.25 if cpu else 1.0)
     recipe = recipe_of(args.epochs, args.batch_size, args.lr)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "data.safetensors"
-        data.prepare("cifar10", file, train_limit=args.images or (2560 if cpu else None), seed=0)
+        data.prepare(args.data, file, size=32, train_limit=args.images or (2560 if cpu else None), seed=0)
         dataset = data.load(file)
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
     alternatives = args.alternatives or DEFAULT[device.type]
@@ -184,6 +183,7 @@ def run(args: argparse.Namespace) -> None:
         setting = {
             "network": network,
             "width": width,
+            "data": args.data,
             "images": len(dataset.train),
             "epochs": args.epochs,
             "batch_size": args.batch_size,
