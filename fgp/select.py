@@ -3,10 +3,18 @@
 Every function takes scores {layer: tensor (C_out,)}, high = keep, and returns a plan {layer: sorted kept indices}; each layer
 keeps at least one channel and ties go to the lower index. Choose from scores that `fgp.prunable` returns: layers that stay whole
 are absent there, and coupled layers are one entry.
+
+Two arguments round the number of channels of every layer up; the further ones are the next in the selection's own order:
+
+- `multiple`: a layer keeps a multiple of this many channels, or all where that is more than it has.
+- `units`: {layer: this many neighbouring channels stay or go as one} (`fgp.groups.Group.unit`), 1 for layers not named; they keep
+  whole units, a multiple of the least common multiple of both.
 """
 
+import math
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +24,44 @@ from fgp.selections import RULES, Selection, check_pool, check_share, parse, por
 from fgp.surgery import Plan, Scores, Structure
 
 __all__ = [
-    "Selection", "bottom", "bottom_rand", "count", "cumulative", "global_threshold", "match_budget", "match_macs", "parse",
-    "peak", "peak_rand", "rand",
+    "Selection", "bottom", "bottom_rand", "choose", "count", "cumulative", "global_threshold", "match_budget", "match_macs",
+    "parse", "peak", "peak_rand", "rand",
 ]  # fmt: skip
+
+Units = Mapping[str, int] | None
 
 _CLOSE_ENOUGH = 0.005
 _ROUNDING = 1e-12
 
 
-def cumulative(scores: Scores, k: float) -> Plan:
+def choose(selection: Selection, scores: Scores, structure: Structure, seed: int = 0, rule: str = "cumulative") -> Plan:
+    """Choose channels as the name of a selection says.
+
+    Args:
+        selection: what `parse` returns.
+        scores: of single convolutions; they are gathered by group here.
+        structure: the network's.
+        seed: for the random selections.
+        rule: how macs chooses, one of `RULES`.
+
+    Raises:
+        FgpError: see the functions below.
+    """
+    value, multiple = selection.value, selection.multiple
+    if selection.kind == "macs":
+        return match_budget(scores, structure, value, rule, multiple)
+    gathered = structure.gather(scores)
+    units = {group.leader: group.unit for group in structure.prunable}
+    if selection.kind == "rand":
+        return rand(gathered, value, seed, multiple, units)
+    if selection.of is not None:
+        pick = peak_rand if selection.kind == "peak-rand" else bottom_rand
+        return pick(gathered, value, selection.of, seed, selection.base, multiple, units)
+    plain = {"cumulative": cumulative, "count": count, "global": global_threshold, "peak": peak, "bottom": bottom}
+    return plain[selection.kind](gathered, value, multiple, units)
+
+
+def cumulative(scores: Scores, k: float, multiple: int = 1, units: Units = None) -> Plan:
     """Keep the smallest prefix, by descending score, whose sum reaches `k` of the layer's total (FGP, Section 5.4).
 
     The channel that crosses the threshold stays. k = 1 keeps every positive channel and drops those of score 0. A layer whose
@@ -34,26 +71,26 @@ def cumulative(scores: Scores, k: float) -> Plan:
         FgpError: k outside (0, 1]; scores not finite or negative.
     """
     check_share(k, "k")
-    plan = {}
+    chosen = {}
     for name, values in _checked(scores, signed=False).items():
         order = _descending(values)
         sums = values[order].cumsum(0)
         number = int((values > 0).sum() if k == 1 else (sums < k * sums[-1] * (1 - _ROUNDING)).sum() + 1)
-        plan[name] = _sorted(order[: max(1, number)])
-    return plan
+        chosen[name] = order, max(1, number)
+    return _kept(chosen, multiple, units)
 
 
-def count(scores: Scores, k: float) -> Plan:
+def count(scores: Scores, k: float, multiple: int = 1, units: Units = None) -> Plan:
     """Keep the ceil(k C) best channels of each layer (FGP, Eq. 11).
 
     Raises:
         FgpError: k outside (0, 1]; scores not finite.
     """
     check_share(k, "k")
-    return {name: _sorted(_descending(v)[: portion(k, len(v))]) for name, v in _checked(scores).items()}
+    return _kept({name: (_descending(v), portion(k, len(v))) for name, v in _checked(scores).items()}, multiple, units)
 
 
-def global_threshold(scores: Scores, share: float) -> Plan:
+def global_threshold(scores: Scores, share: float, multiple: int = 1, units: Units = None) -> Plan:
     """Keep the best ceil(share N) of all N channels of the network, and the best of each layer whatever its score.
 
     Ties go to the earlier layer, then to the lower index.
@@ -68,29 +105,29 @@ def global_threshold(scores: Scores, share: float) -> Plan:
     best = _descending(torch.cat(list(checked.values())))
     kept = torch.zeros(len(best), dtype=torch.bool)
     kept[best[: portion(share, len(best))]] = True
-    plan = {}
-    for (name, values), mask in zip(checked.items(), kept.split([len(v) for v in checked.values()]), strict=True):
-        mask[values.argmax()] = True
-        plan[name] = mask.nonzero().flatten().tolist()
-    return plan
+    masks = kept.split([len(values) for values in checked.values()])
+    chosen = {
+        name: (_descending(values), max(1, int(mask.sum()))) for (name, values), mask in zip(checked.items(), masks, strict=True)
+    }
+    return _kept(chosen, multiple, units)
 
 
-def peak(scores: Scores, k: float) -> Plan:
+def peak(scores: Scores, k: float, multiple: int = 1, units: Units = None) -> Plan:
     """Keep the ceil(k C) best channels of each layer: the `Peak k` of the paper's Fig. 4, the same choice as `count`."""
-    return count(scores, k)
+    return count(scores, k, multiple, units)
 
 
-def bottom(scores: Scores, k: float) -> Plan:
+def bottom(scores: Scores, k: float, multiple: int = 1, units: Units = None) -> Plan:
     """Keep the ceil(k C) worst channels of each layer (the paper's Fig. 4); ties go to the higher index here.
 
     Raises:
         FgpError: k outside (0, 1]; scores not finite.
     """
     check_share(k, "k")
-    return {name: _sorted(_descending(v)[-portion(k, len(v)) :]) for name, v in _checked(scores).items()}
+    return _kept({name: (_descending(v).flip(0), portion(k, len(v))) for name, v in _checked(scores).items()}, multiple, units)
 
 
-def rand(scores: Scores, share: float, seed: int) -> Plan:
+def rand(scores: Scores, share: float, seed: int, multiple: int = 1, units: Units = None) -> Plan:
     """Keep ceil(share C) channels of each layer at random; of the scores only the lengths count.
 
     Raises:
@@ -98,14 +135,16 @@ def rand(scores: Scores, share: float, seed: int) -> Plan:
     """
     check_share(share, "share")
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: _sorted(torch.randperm(len(v), generator=generator)[: portion(share, len(v))])
-        for name, v in _checked(scores).items()
-    }
+    chosen = {name: (torch.randperm(len(v), generator=generator), portion(share, len(v))) for name, v in _checked(scores).items()}
+    return _kept(chosen, multiple, units)
 
 
-def peak_rand(scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all") -> Plan:
+def peak_rand(
+    scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all", multiple: int = 1, units: Units = None
+) -> Plan:
     """Keep random channels out of the ceil(of C) best of each layer (the paper's Fig. 4, "30 % from the top 50 %").
+
+    With `multiple`, the whole pool stays where it holds fewer than the rounded number.
 
     Args:
         scores: see the module.
@@ -113,27 +152,32 @@ def peak_rand(scores: Scores, share: float, of: float = 0.5, seed: int = 0, base
         of: the pool.
         seed: of the draw.
         base: the paper does not say which; "all" is the suite's reading.
+        multiple: see the module.
+        units: see the module.
 
     Raises:
         FgpError: a share outside (0, 1], or more channels than the pool holds; scores not finite.
     """
-    return _draw({name: _descending(v) for name, v in _checked(scores).items()}, share, of, seed, base)
+    return _drawn({name: _descending(v) for name, v in _checked(scores).items()}, share, of, seed, base, multiple, units)
 
 
-def bottom_rand(scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all") -> Plan:
+def bottom_rand(
+    scores: Scores, share: float, of: float = 0.5, seed: int = 0, base: str = "all", multiple: int = 1, units: Units = None
+) -> Plan:
     """Keep random channels out of the ceil(of C) worst of each layer; see `peak_rand`."""
-    return _draw({name: _descending(v).flip(0) for name, v in _checked(scores).items()}, share, of, seed, base)
+    return _drawn({name: _descending(v).flip(0) for name, v in _checked(scores).items()}, share, of, seed, base, multiple, units)
 
 
 def match_macs(
-    scores: Scores, model: nn.Module, example_input: Tensor, budget: float, rule: str = "cumulative", tied: bool = False
-) -> Plan:
+    scores: Scores, model: nn.Module, example_input: Tensor, budget: float, rule: str = "cumulative", tied: bool = False,
+    multiple: int = 1,
+) -> Plan:  # fmt: skip
     """Choose channels so that the pruned network costs `budget` MACs.
 
     Every rule admits channels in some order as its parameter grows. The plan is the point of that order that is nearest to the
     budget, found by bisection; channels that enter together (`count` takes one in every layer) enter one by one. Where that is
     more than 0.5 % away, the plan just below the budget takes further channels, each the next one of some layer, whatever its
-    turn: the one that fills most of the gap.
+    turn: the one that fills most of the gap. With a `multiple`, channels enter by so many at a time, at the turn of the first.
 
     Args:
         scores: of single convolutions, as `fgp.score` returns them.
@@ -142,6 +186,7 @@ def match_macs(
         budget: a fraction of the dense MACs if at most 1, else MACs of one image.
         rule: "cumulative", "count" or "global".
         tied: see `fgp.prune`.
+        multiple: see the module.
 
     Warns:
         UserWarning: no plan within 0.5 % of the budget was found; the nearest is returned.
@@ -149,26 +194,28 @@ def match_macs(
     Raises:
         FgpError: the budget is out of reach (the message gives the range), unknown rule, or bad scores.
     """
-    return match_budget(scores, Structure(model, example_input, tied), budget, rule)
+    return match_budget(scores, Structure(model, example_input, tied), budget, rule, multiple)
 
 
-def match_budget(scores: Scores, structure: Structure, budget: float, rule: str = "cumulative") -> Plan:
+def match_budget(scores: Scores, structure: Structure, budget: float, rule: str = "cumulative", multiple: int = 1) -> Plan:
     """Do the work of `match_macs` on a network that is already traced."""
     if rule not in RULES:
         raise FgpError(f"rule {rule!r}: unknown; use one of {', '.join(RULES)}")
     gathered = _checked(structure.gather(scores), signed=rule != "cumulative")
     ranked = {name: _descending(values).tolist() for name, values in gathered.items()}
-    queue = _queue(gathered, rule)
+    steps = {group.leader: _step(multiple, group.unit) for group in structure.prunable}
+    queue = _queue(gathered, rule, steps)
 
     def plan_of(layers: list[str]) -> Plan:
-        counts = Counter(layers)
-        return structure.applied({name: order[: 1 + counts[name]] for name, order in ranked.items()})
+        turns = Counter(layers)
+        return structure.applied({name: order[: (1 + turns[name]) * steps[name]] for name, order in ranked.items()})
 
     dense, least = structure.macs(), structure.macs(plan_of([]))
     target = budget * dense if budget <= 1 else budget
     if not least * (1 - _CLOSE_ENOUGH) <= target <= dense:
+        rounded = f" with multiples of {multiple} channels" if multiple > 1 else ""
         raise FgpError(
-            f"budget {budget}: {target:,.0f} MACs cannot be reached; pruning reaches {least:,} to {dense:,} MACs "
+            f"budget {budget}: {target:,.0f} MACs cannot be reached{rounded}; pruning reaches {least:,} to {dense:,} MACs "
             f"({least / dense:.4f} to 1 of the dense network)"
         )
     low, high = 0, len(queue)
@@ -184,21 +231,22 @@ def match_budget(scores: Scores, structure: Structure, budget: float, rule: str 
 
     best = min(plan_of(queue[:low]), plan_of(queue[:high]), key=distance)
     if distance(best) > _CLOSE_ENOUGH * target:
-        best = min(best, _filled_up(plan_of(queue[:low]), ranked, structure, target), key=distance)
+        best = min(best, _filled_up(plan_of(queue[:low]), ranked, steps, structure, target), key=distance)
     if distance(best) > _CLOSE_ENOUGH * target:
+        rounded = f" for multiples of {multiple} channels," if multiple > 1 else ""
         warnings.warn(
-            f"budget {budget}: the nearest plan has {structure.macs(best):,} MACs instead of {target:,.0f}; "
+            f"budget {budget}: the nearest plan has {structure.macs(best):,} MACs instead of {target:,.0f};{rounded} "
             "the layers are too small for a closer one",
             stacklevel=2,
         )
     return best
 
 
-def _filled_up(plan: Plan, ranked: dict[str, list[int]], structure: Structure, target: float) -> Plan:
-    """Add the next channel of a layer, always the one that fills most of the gap to `target`, until it is closed or none fits."""
+def _filled_up(plan: Plan, ranked: dict[str, list[int]], steps: dict[str, int], structure: Structure, target: float) -> Plan:
+    """Add the next step of a layer, always the one that fills most of the gap to `target`, until it is closed or none fits."""
     while target - structure.macs(plan) > _CLOSE_ENOUGH * target:
         larger = [
-            structure.applied({**plan, name: order[: len(plan[name]) + 1]})
+            structure.applied({**plan, name: order[: len(plan[name]) + steps[name]]})
             for name, order in ranked.items()
             if len(plan[name]) < len(order)
         ]
@@ -209,11 +257,12 @@ def _filled_up(plan: Plan, ranked: dict[str, list[int]], structure: Structure, t
     return plan
 
 
-def _queue(gathered: Scores, rule: str) -> list[str]:
-    """Return the layers in the order in which a growing parameter of the rule admits their channels, the best ones set apart.
+def _queue(gathered: Scores, rule: str, steps: dict[str, int]) -> list[str]:
+    """Return the layers in the order in which a growing parameter of the rule admits their steps, the first ones set apart.
 
     The channel at rank r of a layer enters `cumulative(k)` once k exceeds the share that the r better ones hold, `count(k)` once
-    k exceeds r / C, and `global_threshold` by its score. Channels that enter together stand by rank, then by layer.
+    k exceeds r / C, and `global_threshold` by its score. It takes along those that its layer's step holds behind it. What enters
+    together stands by rank, then by layer.
     """
     entries = []
     for position, (name, values) in enumerate(gathered.items()):
@@ -225,19 +274,40 @@ def _queue(gathered: Scores, rule: str) -> list[str]:
             enters = torch.arange(len(best_first), dtype=torch.float64) / len(best_first)
         else:
             enters = -best_first
-        entries += [(when, rank, position, name) for rank, when in enumerate(enters.tolist()) if rank > 0]
+        step = steps[name]
+        entries += [(when, rank, position, name) for rank, when in enumerate(enters.tolist()) if rank > 0 and rank % step == 0]
     return [name for *_, name in sorted(entries)]
 
 
-def _draw(pools: dict[str, Tensor], share: float, of: float, seed: int, base: str) -> Plan:
+def _drawn(orders: Mapping[str, Tensor], share: float, of: float, seed: int, base: str, multiple: int, units: Units) -> Plan:
     check_pool(share, of, base, "share")
     generator = torch.Generator().manual_seed(seed)
-    plan = {}
-    for name, order in pools.items():
+    chosen = {}
+    for name, order in orders.items():
         size = portion(of, len(order))
         number = portion(share, len(order) if base == "all" else size)
-        plan[name] = _sorted(order[torch.randperm(size, generator=generator)[:number]])
+        chosen[name] = order[torch.randperm(size, generator=generator)], number
+    return _kept(chosen, multiple, units)
+
+
+def _kept(chosen: Mapping[str, tuple[Tensor, int]], multiple: int, units: Units) -> Plan:
+    """Keep the first channels of {layer: (order, number)}, the number rounded up; a unit stands where its first channel does."""
+    plan = {}
+    for name, (order, number) in chosen.items():
+        unit = (units or {}).get(name, 1)
+        step = _step(multiple, unit)
+        channels = [
+            channel for place in dict.fromkeys((order // unit).tolist()) for channel in range(place * unit, (place + 1) * unit)
+        ]
+        plan[name] = sorted(channels[: math.ceil(number / step) * step])
     return plan
+
+
+def _step(multiple: int, unit: int) -> int:
+    """Return by how many channels the number of a layer may grow."""
+    if not isinstance(multiple, int) or multiple < 1:
+        raise FgpError(f"multiple {multiple!r}: give a whole number of at least 1")
+    return math.lcm(multiple, unit)
 
 
 def _checked(scores: Scores, signed: bool = True) -> Scores:
@@ -257,7 +327,3 @@ def _checked(scores: Scores, signed: bool = True) -> Scores:
 
 def _descending(values: Tensor) -> Tensor:
     return values.argsort(descending=True, stable=True)
-
-
-def _sorted(indices: Tensor) -> list[int]:
-    return sorted(indices.tolist())

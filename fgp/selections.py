@@ -1,36 +1,32 @@
 """The names of selections, as they stand in paths and configurations, e.g. `cumulative-0.40`; free of torch.
 
-`NAMES` lists the legal forms.
+`NAMES` lists the legal forms; `-x8` may stand behind each of them: every layer keeps a multiple of 8 channels.
+`fgp.select.choose` does what a name says.
 """
 
 import difflib
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fgp.errors import FgpError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fgp.surgery import Structure
 
 RULES = ("cumulative", "count", "global")
 NAMES = (
     "cumulative-0.40", "count-0.40", "global-0.40", "macs-0.2368", "peak-0.30", "bottom-0.30", "rand-0.30",
     "peak-rand-0.30-of-0.50", "bottom-rand-0.30-of-0.50", "peak-rand-0.30-of-0.50-pool", "bottom-rand-0.30-of-0.50-pool",
+    "cumulative-0.40-x8", "macs-0.2368-x8", "peak-rand-0.30-of-0.50-pool-x8",
 )  # fmt: skip
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _PLAIN = re.compile(rf"(cumulative|count|global|macs|peak|bottom|rand)-({_NUMBER})")
+_ROUNDED = re.compile(r"(.+)-x(0|[1-9]\d*)")
 _POOLED = re.compile(rf"(peak-rand|bottom-rand)-({_NUMBER})-of-({_NUMBER})(-pool)?")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A parsed name; calling it chooses channels.
+    """A parsed name.
 
     Attributes:
         name: as written.
@@ -38,6 +34,7 @@ class Selection:
         value: k, the share, or for macs the budget (fraction of the dense MACs if at most 1, else MACs).
         of: the pool's share of the channels (peak-rand, bottom-rand).
         base: what `value` is a share of: "all" channels or the "pool" (peak-rand, bottom-rand).
+        multiple: layers keep a multiple of this many channels.
     """
 
     name: str
@@ -45,39 +42,7 @@ class Selection:
     value: float
     of: float | None = None
     base: str = "all"
-
-    def __call__(
-        self, scores: Mapping[str, "Tensor"], structure: "Structure", *, seed: int = 0, rule: str = "cumulative"
-    ) -> dict[str, list[int]]:
-        """Choose channels.
-
-        Args:
-            scores: {layer: tensor (C_out,)}, of single convolutions; they are gathered by group here.
-            structure: the network's.
-            seed: for the random selections.
-            rule: how macs chooses, one of `RULES`.
-
-        Returns:
-            The plan {group leader: sorted kept indices}.
-
-        Raises:
-            FgpError: see the rules in `fgp.select`.
-        """
-        from fgp import select
-
-        if self.kind == "macs":
-            return select.match_budget(scores, structure, self.value, rule)
-        gathered = structure.gather(scores)
-        if self.kind == "rand":
-            return select.rand(gathered, self.value, seed)
-        if self.of is not None:
-            pick = select.peak_rand if self.kind == "peak-rand" else select.bottom_rand
-            return pick(gathered, self.value, of=self.of, seed=seed, base=self.base)
-        plain = {
-            "cumulative": select.cumulative, "count": select.count, "global": select.global_threshold,
-            "peak": select.peak, "bottom": select.bottom,
-        }  # fmt: skip
-        return plain[self.kind](gathered, self.value)
+    multiple: int = 1
 
 
 def parse(name: str) -> Selection:
@@ -86,10 +51,15 @@ def parse(name: str) -> Selection:
     Raises:
         FgpError: the name has none of the legal forms, or a number in it is out of range.
     """
-    if match := _PLAIN.fullmatch(name):
-        selection = Selection(name, match[1], float(match[2]))
-    elif match := _POOLED.fullmatch(name):
-        selection = Selection(name, match[1], float(match[2]), float(match[3]), "pool" if match[4] else "all")
+    rounded = _ROUNDED.fullmatch(name)
+    unrounded, multiple = (rounded[1], int(rounded[2])) if rounded else (name, 1)
+    if rounded and multiple < 2:
+        raise FgpError(f"selection {name!r}: a multiple is at least 2; leave -x{multiple} out or give a larger one")
+    if match := _PLAIN.fullmatch(unrounded):
+        selection = Selection(name, match[1], float(match[2]), multiple=multiple)
+    elif match := _POOLED.fullmatch(unrounded):
+        base = "pool" if match[4] else "all"
+        selection = Selection(name, match[1], float(match[2]), float(match[3]), base, multiple)
     else:
         close = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
         raise FgpError(f"selection {name!r}: unknown; legal forms are like {', '.join(close)}")

@@ -85,6 +85,7 @@ def test_a_gradual_method_leaves_a_plan(digits, tmp_path, monkeypatch):
         (("--network", "vgg16", "--method", "frs"), "give --selection"),
         (("--network", "vgg16", "--method", "frs", "--selection", "macs-0.5"), "give --plan"),
         (("--network", "vgg16", "--method", "frs", "--selection", "count-0.5", "--plan", "p"), "give macs-BUDGET"),
+        (("--network", "vgg16", "--method", "frs", "--selection", "macs-0.5-x8", "--plan", "p"), "give macs-BUDGET"),
         (("--network", "vgg16", "--method", "cap"), "meant for segmentation"),
     ],
 )

@@ -72,6 +72,7 @@ def set_in(raw: dict, key: str, value: object) -> dict:
         ("figures/fig3a/task", "digits", r"figures\.fig3a\.task: unknown 'digits'"),
         ("figures/fig3b/task", "scenes-segnet", r"figures\.fig3b\.task: scenes-segnet is no classification task"),
         ("run", "../elsewhere", r"run: "),
+        ("only", ["digits-vgg"], r"only: unknown 'digits-vgg'; did you mean digits-vgg16"),
     ],
 )
 def test_a_wrong_configuration_names_file_key_and_closest_values(key, value, message):
@@ -164,6 +165,20 @@ def test_a_method_runs_on_every_task_that_it_is_meant_for():
     assert {"cap", "dcfp"} <= by_task["scenes-segnet"] & by_task["scenes-deeplabv3"]
     assert not by_task["scenes-segnet"] & {"rfc", "fpei", "gfbs", "dcp", "frs", "aofp", "slimconv"}
     assert not by_task["digits-vgg16"] & {"cap", "dcfp"}
+
+
+def test_only_narrows_a_configuration():
+    narrow = load(demo() | {"only": ["digits-vgg16"]}, "demo.yaml")
+    assert list(narrow.tasks) == ["digits-vgg16"]
+    assert {"slimming", "scratch-e"} < set(narrow.methods)
+    assert not {"cap", "dcfp"} & set(narrow.methods)
+    assert narrow.figures.fig3a
+    assert narrow.figures.fig4.tasks == ("digits-vgg16",)
+    assert Grid(narrow).tables == [1, 3]
+    without = load(demo() | {"only": ["scenes-segnet"]}, "demo.yaml")
+    assert [figure for _, figure in without.figures] == [None] * 4
+    assert Grid(without).tables == [2]
+    assert load(narrow.model_dump(mode="json"), "config.yaml") == narrow
 
 
 def test_a_task_may_have_fewer_seeds():

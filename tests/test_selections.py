@@ -19,8 +19,11 @@ def test_every_listed_name_is_legal():
 
 def test_parts_of_a_name():
     parsed = selections.parse("peak-rand-0.30-of-0.50-pool")
-    assert (parsed.kind, parsed.value, parsed.of, parsed.base) == ("peak-rand", 0.3, 0.5, "pool")
+    assert (parsed.kind, parsed.value, parsed.of, parsed.base, parsed.multiple) == ("peak-rand", 0.3, 0.5, "pool", 1)
     assert selections.parse("macs-74160000").value == 74160000
+    rounded = selections.parse("macs-0.2655-x16")
+    assert (rounded.name, rounded.kind, rounded.value, rounded.multiple) == ("macs-0.2655-x16", "macs", 0.2655, 16)
+    assert selections.parse("bottom-rand-0.30-of-0.50-pool-x4").base == "pool"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,14 @@ def test_parts_of_a_name():
         ("macs-0", "above 0"),
         ("peak-rand-0.60-of-0.50", "do not fit"),
         ("peak-rand-0.30-of-0", "out of range"),
+        ("count-0.40-x1", "at least 2; leave -x1 out"),
+        ("count-0.40-x0", "at least 2"),
+        ("count-0.40-x08", "legal forms"),
+        ("count-0.40-x8.5", "legal forms"),
+        ("count-0.40-x8-x8", "legal forms"),
+        ("count-0.40-8", "legal forms"),
+        ("peak-rand-0.30-of-0.50-x8-pool", "peak-rand-0.30-of-0.50-pool-x8"),
+        ("count-1.5-x8", "out of range"),
     ],
 )
 def test_illegal_names(name, message):
@@ -60,9 +71,13 @@ def test_names_mean_the_rules():
         "peak-rand-0.30-of-0.50": select.peak_rand(gathered, 0.3, 0.5, 7),
         "bottom-rand-0.30-of-0.50": select.bottom_rand(gathered, 0.3, 0.5, 7),
         "peak-rand-0.30-of-0.50-pool": select.peak_rand(gathered, 0.3, 0.5, 7, "pool"),
+        "cumulative-0.40-x3": select.cumulative(gathered, 0.4, 3),
+        "macs-0.6-x2": select.match_macs(scores, model, x, 0.6, "count", multiple=2),
+        "rand-0.30-x3": select.rand(gathered, 0.3, 7, 3),
+        "bottom-rand-0.30-of-0.50-x3": select.bottom_rand(gathered, 0.3, 0.5, 7, multiple=3),
     }
     for name, plan in expected.items():
-        assert select.parse(name)(scores, structure, seed=7, rule="count") == plan, name
+        assert select.choose(select.parse(name), scores, structure, seed=7, rule="count") == plan, name
 
 
 def test_names_do_not_load_torch():

@@ -3,7 +3,8 @@
 Selections:
 cumulative-K, count-K, global-K, macs-BUDGET, peak-K, bottom-K, rand-K, peak-rand-K-of-P and bottom-rand-K-of-P (K of
 all channels, out of the best or worst P; with -pool appended, K of the pool). BUDGET is a fraction of the dense MACs if it is
-at most 1, else MACs. Layers that reach a residual sum stay whole unless --tied is given.
+at most 1, else MACs. -x8 behind any of these: every layer keeps a multiple of 8 channels, rounded up, or all of them; macs-*
+takes the multiples that come nearest to the budget. Layers that reach a residual sum stay whole unless --tied is given.
 """
 
 import argparse
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", required=True, metavar="FILE", help="scores (`fgp score`)")
     parser.add_argument("--weights", required=True, metavar="FILE", help="the dense network (`fgp train`)")
     add_input_size(parser)
-    parser.add_argument("--selection", required=True, metavar="NAME", help="e.g. cumulative-0.40 or macs-0.2368")
+    parser.add_argument("--selection", required=True, metavar="NAME", help="e.g. cumulative-0.40 or macs-0.2368-x8")
     parser.add_argument("--rule", choices=selections.RULES, default="cumulative", help="how macs-* chooses (default: cumulative)")
     parser.add_argument("--tied", action="store_true", help="prune layers that reach a residual sum too, together")
     parser.add_argument("--seed", type=int, default=0, help="of the random selections (default: 0)")
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from fgp.checkpoint import load
     from fgp.plans import facts, save_plan
     from fgp.scoring.files import load_scores
+    from fgp.select import choose
     from fgp.surgery import Structure
 
     scores, about = load_scores(args.scores)
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.scores}: scores of the network {about.get('spec')}, but {args.weights} holds {spec}; score that network"
         )
     structure = Structure(model, read_example_input(args), args.tied)
-    plan = selection(scores, structure, seed=args.seed, rule=args.rule)
+    plan = choose(selection, scores, structure, seed=args.seed, rule=args.rule)
     save_plan(
         args.out,
         **facts(structure, plan, args.tied),

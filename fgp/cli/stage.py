@@ -105,7 +105,7 @@ def _hook(args: argparse.Namespace, method: ModuleType, task: str):
         if method.METHOD.kind == "sparse-training":
             return method.training(**given)
         selection = selections.parse(args.selection)
-        if selection.kind != "macs":
+        if selection.kind != "macs" or selection.multiple > 1:
             raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
         return method.pruning(selection.value, args.tied, **given)
     except TypeError as error:

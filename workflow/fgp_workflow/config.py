@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import reprlib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,13 +11,17 @@ import baselines
 from fgp.data.preparing import SOURCES
 from fgp.errors import FgpError
 from fgp.methods import OWN_TRAINING, Method
-from fgp.models.names import NETWORKS
+from fgp.models.names import MOST_WIDTH, NETWORKS
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
+_MOST_MISTAKES = 15
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
 _ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
 Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class _Section(BaseModel):
@@ -50,7 +55,7 @@ class Task(_Section):
 
     dataset: str = Field(description="a key of `datasets`")
     network: str = Field(description="a network of fgp.models")
-    width: float = Field(1.0, gt=0, description="multiplier of every channel count")
+    width: float = Field(1.0, gt=0, le=MOST_WIDTH, description="multiplier of every channel count")
     recipe: str = Field(description="a key of `recipes`, for training")
     finetune: str = Field(description="a key of `recipes`, for fine-tuning after pruning")
     tied: bool = Field(False, description="prune residual streams too, coupled layers as one")
@@ -65,6 +70,12 @@ class Task(_Section):
     at_printed: dict[str, Share] = Field(
         {}, description="method -> share of MACs at which the paper prints it, where not a budget"
     )
+    round_to: int | None = Field(
+        None,
+        ge=2,
+        description="`budgets` and `at_printed`: every layer keeps a multiple of so many channels, or all of them; methods that "
+        "prune while they train are not rounded; null: any number of channels",
+    )
     options: dict[str, dict[str, bool | int | float | str]] = Field(
         {}, description="options of methods, of their scoring or their own training: method -> option -> value"
     )
@@ -74,6 +85,7 @@ class Task(_Section):
         "weights, `finetune` where it starts from the dense network",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1, description="only these seeds; null: all")
+    gpu_mem_mb: int = Field(4000, ge=0, description="GPU memory that a job takes at most, in MB, estimated; docs/gpus.md")
     paper: Printed | None = Field(None, description="the printed rows to show beside ours")
 
 
@@ -88,7 +100,7 @@ class Latency(_Section):
     """How inference speed is measured."""
 
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 128), description="images a forward pass")
-    seconds: float = Field(1.0, gt=0, description="measuring time for each network and batch size")
+    seconds: float = Field(1.0, gt=0, allow_inf_nan=False, description="measuring time for each network and batch size")
     threads: int = Field(1, ge=1, description="CPU threads of the measured network")
 
 
@@ -138,14 +150,19 @@ class Config(_Section):
 
     run: Name = Field(description="name of the folder below results/")
     data_root: str | None = Field(None, description="folder with the data sets; null: the environment variable FGP_DATA")
-    device: str = Field("auto", description="cpu, cuda or auto")
+    device: Literal["cpu", "cuda", "auto"] = Field("auto", description="auto: cuda where there is one; which GPU: docs/gpus.md")
+    gpu_slots: int = Field(1, ge=1, description="jobs that may share a GPU; docs/gpus.md")
     threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job")
     cells_per_job: int = Field(1, ge=1, description="cells of one task, seed and method that share a process")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="one run of everything each")
     datasets: dict[Name, Dataset] = Field(description="data sets by name")
     recipes: dict[Name, Recipe] = Field(description="training recipes by name")
     tasks: dict[Name, Task] = Field(min_length=1, description="tasks by name; the name is a folder below results/<run>/")
+    only: tuple[str, ...] | None = Field(
+        None, min_length=1, description="run only these of `tasks`, with the figures and methods that belong to them; null: all"
+    )
     methods: tuple[str, ...] = Field(description="files of baselines/, written with hyphens")
+    engine: Engine = Field(Engine(), description="how training computes; it does not change the recipe")
     scoring: Scoring = Field(Scoring(), description="what the criteria look at")
     latency: Latency = Field(Latency(), description="how inference speed is measured")
     figures: Figures = Field(Figures(), description="the figures to draw; one left out is not drawn")
@@ -176,18 +193,37 @@ def load(raw: dict, file: str) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = "".join(f"\n  {_explain(detail)}" for detail in error.errors())
-        raise FgpError(f"{file}: the configuration is wrong:{lines}") from None
+        mistakes = error.errors()
+        lines = [_explain(detail) for detail in mistakes[:_MOST_MISTAKES]]
+        if len(mistakes) > _MOST_MISTAKES:
+            lines.append(f"and {len(mistakes) - _MOST_MISTAKES} more")
+        raise FgpError(f"{file}: the configuration is wrong:", *lines) from None
     for key, value, legal in _references(config):
         if value not in legal:
             raise FgpError(f"{file}: {key}: unknown {value!r}; {_closest(value, legal)}")
     _check_consistency(config, file)
-    return config
+    return _narrowed(config) if config.only else config
+
+
+def _narrowed(config: Config) -> Config:
+    """Return the part of a configuration that belongs to the tasks in `only`."""
+    tasks = {name: task for name, task in config.tasks.items() if name in config.only}
+    methods = tuple(method for method in config.methods if any(method in config.methods_of(name) for name in tasks))
+    figures = {}
+    for name, figure in config.figures:
+        if name == "fig4" and figure:
+            shown = tuple(task for task in figure.tasks if task in tasks)
+            figures[name] = figure.model_copy(update={"tasks": shown}) if shown else None
+        else:
+            figures[name] = figure if figure and figure.task in tasks else None
+    return config.model_copy(update={"tasks": tasks, "methods": methods, "figures": Figures(**figures), "only": None})
 
 
 def _references(config: Config):
     """Yield (key, value, legal values) for every name that must exist elsewhere."""
     methods = baselines.discover()
+    for task in config.only or ():
+        yield "only", task, config.tasks
     for method in config.methods:
         yield "methods", method, methods
     for name, dataset in config.datasets.items():
@@ -239,6 +275,8 @@ def _check_consistency(config: Config, file: str) -> None:
             kind = baselines.get(method).METHOD.kind
             if kind not in OWN_TRAINING:
                 raise FgpError(f"{file}: tasks.{name}.stage_recipes: {method} (kind {kind}) has no own training; remove it")
+        if task.round_to and not (task.budgets or task.at_printed):
+            raise FgpError(f"{file}: tasks.{name}.round_to: there are no `budgets` or `at_printed` to round; remove it")
         if unknown := set(task.seeds or ()) - set(config.seeds):
             raise FgpError(f"{file}: tasks.{name}.seeds: {min(unknown)} is not among `seeds`; add it there")
     if config.figures.fig3b and NETWORKS[config.tasks[config.figures.fig3b.task].network].task != "classification":
@@ -268,12 +306,24 @@ def _explain(detail: dict) -> str:
         return f"{key}: unknown key; {_closest(str(detail['loc'][-1]), _fields(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{key}: missing"
-    return f"{key}: {detail['msg']} (found {detail['input']!r})"
+    try:
+        found = _SHORT.repr(detail["input"])
+    except ValueError:
+        found = "a number of more than 4300 digits"
+    return f"{key}: {detail['msg']} (found {found})"
 
 
 def _fields(location: tuple) -> list[str]:
     """Return the legal keys of the section at `location`."""
-    section = {"datasets": Dataset, "recipes": Recipe, "tasks": Task, "scoring": Scoring, "latency": Latency, "figures": Figures}
+    section = {
+        "datasets": Dataset,
+        "recipes": Recipe,
+        "tasks": Task,
+        "engine": Engine,
+        "scoring": Scoring,
+        "latency": Latency,
+        "figures": Figures,
+    }
     figures = {"fig1": Figure1, "fig3a": Figure3a, "fig3b": Figure3b, "fig4": Figure4}
     if not location:
         return list(Config.model_fields)

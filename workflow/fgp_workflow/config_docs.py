@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 from fgp_workflow import config
 
@@ -20,6 +21,7 @@ SECTIONS = (
     ("recipes.<name>", Recipe),
     ("tasks.<name>", config.Task),
     ("tasks.<name>.paper", config.Printed),
+    ("engine", Engine),
     ("scoring", config.Scoring),
     ("latency", config.Latency),
     ("figures.fig1", config.Figure1),

@@ -25,6 +25,14 @@ def facts(method: str) -> Method:
     return module(method).METHOD
 
 
+def equal_macs(share: float, round_to: int | None, kind: str) -> str:
+    """Return the selection of cells at a share of the MACs, of methods of a kind (a scratch control: that of the plan it copies).
+
+    Gradual methods prune single channels while they train, so that theirs is not rounded.
+    """
+    return f"macs-{share:.4f}" + (f"-x{round_to}" if round_to and kind != "gradual" else "")
+
+
 def _list(methods: tuple[str, ...]) -> str:
     return methods[0] if len(methods) == 1 else f"{methods[0]} and {len(methods) - 1} more"
 
@@ -193,7 +201,8 @@ class Grid:
                 if method == "fgp":
                     yield from (Cell(name, method, f"cumulative-{k:.2f}") for k in task.k.values())
                 shares = [*task.budgets.values(), *(share for key, share in task.at_printed.items() if key == method)]
-                yield from (Cell(name, method, f"macs-{share:.4f}") for share in shares)
+                kind = facts(facts(method).plan_of or method).kind
+                yield from (Cell(name, method, equal_macs(share, task.round_to, kind)) for share in shares)
 
     def _figure_cells(self) -> Iterator[Cell]:
         figures = self.config.figures

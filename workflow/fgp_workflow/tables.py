@@ -9,7 +9,9 @@ from pathlib import Path
 from fgp.errors import FgpError
 from fgp.methods import Method
 from fgp.models.names import NETWORKS
+from fgp.selections import parse
 from fgp_workflow import collect, paper
+from fgp_workflow.grid import equal_macs
 from fgp_workflow.inputs import read_config, read_yaml
 from fgp_workflow.summary import Cells, Estimate, estimate, paired
 
@@ -147,9 +149,10 @@ def _block(number: int, name: str, cells: Cells, config: Mapping, methods: Mappi
     for method, share in task["at_printed"].items():
         facts = usable.get(method)
         if facts and (facts.paper_name in prints or not prints):
-            row = Row(OWN, method, _label(facts), f"{_EQUAL}{share:.4f}", f"its printed MACs, {100 * share:.2f} %")
+            selection, way = _at(share, task, methods.get(facts.plan_of, facts).kind)
+            row = Row(OWN, method, _label(facts), selection, f"its printed MACs, {way}")
             row = replace(row, printed=prints.get(facts.paper_name), notes=_about(method, facts, task))
-            rows.append(_measured(cells, name, config, row, row.selection))
+            rows.append(_measured(cells, name, config, row, _at(share, task)[0]))
     rows += _printed_only(prints, rows, usable)
     title = f"{task['dataset']}, {task['network']}" + (f" at width {task['width']:g}" if task["width"] != 1 else "")
     facts = {"task": name, "dataset": task["dataset"], "network": task["network"], "width": task["width"]}
@@ -169,13 +172,20 @@ def _budget_rows(
         yield row, ""
     if budget in task["budgets"]:
         share = task["budgets"][budget]
-        selection, way = f"{_EQUAL}{share:.4f}", f"equal MACs, {100 * share:.2f} %"
         for method, facts in methods.items():
             if facts.kind == "architecture":
                 continue
-            printed = prints.get(budget) if method == "fgp" else None
-            row = Row(budget, method, _label(facts), selection, way, printed=printed, notes=_about(method, facts, task))
-            yield row, "" if method == "fgp" else selection
+            selection, way = _at(share, task, methods.get(facts.plan_of, facts).kind)
+            row = Row(budget, method, _label(facts), selection, f"equal MACs, {way}", notes=_about(method, facts, task))
+            fgp = method == "fgp"
+            yield replace(row, printed=prints.get(budget) if fgp else None), "" if fgp else _at(share, task)[0]
+
+
+def _at(share: float, task: Mapping, kind: str = "criterion") -> tuple[str, str]:
+    """Return the selection at a share of the MACs of methods of a kind, by default FGP's, and the same in words."""
+    selection = equal_macs(share, task.get("round_to"), kind)
+    multiple = parse(selection).multiple
+    return selection, f"{100 * share:.2f} %" + (f", multiples of {multiple}" if multiple > 1 else "")
 
 
 def _label(facts: Method) -> str:
@@ -217,7 +227,7 @@ def _measured(cells: Cells, task: str, config: Mapping, row: Row, fgp: str) -> R
         notes["n"] = ("Seeds are missing: cells.csv holds fewer of this cell than the configuration asks for.",)
     remaining = values["macs_remaining_percent"]
     if remaining and row.selection.startswith(_EQUAL):
-        share = float(row.selection.removeprefix(_EQUAL))
+        share = parse(row.selection).value
         if abs(remaining.mean / 100 - share) > TOLERANCE * share:
             notes["macs"] = (f"Misses its MACs by more than {100 * TOLERANCE:g} %: no selection came closer.",)
     return replace(row, n=len(after), expected=expected, values=values, notes=notes)
