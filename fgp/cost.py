@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgp.errors import FgpError
+from fgp.shapes import WithoutNorms
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def example(input_size: tuple[int, int, int], device: str | torch.device = "meta
 
 def _macs(model: nn.Module, images: torch.Tensor) -> int:
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), WithoutNorms(), FlopCounterMode(display=False) as counter:
         model(images)
     return counter.get_total_flops() // 2
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fgp.errors import FgpError
+from fgp.shapes import WithoutNorms
 
 
 @contextlib.contextmanager
@@ -151,7 +152,7 @@ def _count(shell: nn.Module, shape: Tensor) -> tuple[dict[str, int], dict[str, i
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     ]
     try:
-        with torch.no_grad(), _CoupledUnpooling():
+        with torch.no_grad(), WithoutNorms(), _CoupledUnpooling():
             shell(shape)
     except Exception as error:
         raise FgpError(
@@ -202,7 +203,7 @@ def _outputs(shell: nn.Module, shape: Tensor, reused: set[str]) -> dict[str, Out
     source = shape.clone().requires_grad_(True) * 1
 
     def forward(module: nn.Module, example: Tensor) -> list[Tensor]:
-        with _CoupledUnpooling():
+        with WithoutNorms(), _CoupledUnpooling():
             return [tensor.clone() for tensor in flatten(module(example)) if tensor.grad_fn is not None]
 
     shell.eval = lambda: shell  # build_dependency would switch the auxiliary heads off
