@@ -5,6 +5,7 @@ from scoring_networks import POSTRELU, classification, plain, residual, segmenta
 
 import fgp
 from fgp.models import build
+from fgp.scoring import formulas
 
 VARIANTS = [
     {},
@@ -62,6 +63,16 @@ def test_networks_of_the_suite_equal_the_literal_formula(network, count, size):
     slow = literal_scores(model, [batch])
     assert sum(bool(scores.max() > 0) for scores in slow.values()) > len(slow) / 2
     assert_equal(fgp.score(model, [batch]), slow)
+
+
+@pytest.mark.parametrize("scratch", [1, 100, 1 << 20])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_by_pieces_are_those_of_the_whole_map(monkeypatch, scratch, layout):
+    monkeypatch.setattr(formulas, "_SCRATCH", scratch)
+    feature = torch.randn(3, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
+    sums = formulas.Sums.of(feature)
+    torch.testing.assert_close(sums.positive, feature.relu().sum((2, 3)))
+    torch.testing.assert_close(sums.negative, (-feature).relu().sum((2, 3)))
 
 
 def test_relu_as_a_function_is_followed_like_a_module():

@@ -61,6 +61,7 @@ class _Batch:
     def __init__(self, model: nn.Module, layers: dict, variant: Variant, output: Callable | None) -> None:
         self._model, self._layers, self._variant, self._output = model, layers, variant, output
         self._kept: dict[str, formulas.Sums | Tensor] = {}
+        self._alphas: dict[str, Tensor] = {}
         self._checksums: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.active = 0
@@ -83,7 +84,7 @@ class _Batch:
             self._refuse_infinite(capture.called, self._checksums, "gradient")
         else:
             for name, kept in self._kept.items():
-                self._add(name, formulas.importance(kept, None, variant) * targets.counts[:, None])
+                self._add(name, (formulas.importance(kept, None, variant) * targets.counts[:, None]).double().sum(0))
 
     def _backward(self, logits: Tensor, targets: Targets, capture: Capture) -> None:
         if not logits.requires_grad:
@@ -93,16 +94,34 @@ class _Batch:
         y = logits.softmax(1) if self._variant.target == "softmax" else logits
         for turn, chosen in enumerate(targets, start=1):
             torch.autograd.grad(y, capture.starts, chosen, retain_graph=turn < targets.passes, allow_unused=True)
+            self._add_alphas()
 
     def _on_feature(self, name: str, feature: Tensor) -> None:
         self._kept[name] = formulas.keep(feature, self._variant)
 
     def _on_gradient(self, name: str, gradient: Tensor) -> None:
-        self._add(name, formulas.importance(self._kept[name], gradient, self._variant))
-        self._checksums[name] = self._checksums.get(name, 0) + gradient.sum()
+        kept = self._kept[name]
+        if isinstance(kept, formulas.Sums):
+            self._alphas[name] = gradient.mean((2, 3))
+        else:
+            self._add(name, formulas.importance(kept, gradient, self._variant).double().sum(0))
+            self._checksums[name] = self._checksums.get(name, 0) + gradient.sum()
+
+    def _add_alphas(self) -> None:
+        """Add the importance of one backward pass, all layers in one computation: few small kernels on a GPU."""
+        if not self._alphas:
+            return
+        alphas = torch.cat(list(self._alphas.values()), 1)
+        kept = formulas.Sums.cat(self._kept[name] for name in self._alphas)
+        sums = formulas.importance(kept, alphas, self._variant).double().sum(0)
+        widths = [alpha.shape[1] for alpha in self._alphas.values()]
+        for name, part, checksum in zip(self._alphas, sums.split(widths), alphas.sum(0).split(widths), strict=True):
+            self._add(name, part)
+            self._checksums[name] = self._checksums.get(name, 0) + checksum.sum()
+        self._alphas.clear()
 
     def _add(self, name: str, contribution: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0) + contribution.double().sum(0)
+        self.sums[name] = self.sums.get(name, 0) + contribution
 
     def _refuse_infinite(self, order: list[str], checksums: dict[str, Tensor], what: str) -> None:
         names = [name for name in order if name in checksums]

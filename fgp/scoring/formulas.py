@@ -7,12 +7,17 @@ The canonical form needs no heat map. As alpha is constant over the positions,
 so that two sums a channel are kept in place of F.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from fgp.scoring.variants import Variant
+
+_SCRATCH = 1 << 20
+"""Entries of the buffer in which a feature map is rectified piece by piece on the CPU: small enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,25 @@ class Sums:
     positive: Tensor
     negative: Tensor
 
+    @classmethod
+    def of(cls, feature: Tensor) -> Self:
+        """Sum over the positions of (N, C, H, W)."""
+        if feature.device.type != "cpu":
+            return cls(feature.clamp(min=0).sum((2, 3)), -feature.clamp(max=0).sum((2, 3)))
+        maps = feature.flatten(0, 1).flatten(1)
+        pieces = maps.split(max(1, _SCRATCH // maps.shape[1]))
+        scratch, sums = torch.empty_like(pieces[0]), maps.new_empty(2, len(maps))
+        for piece, positive, negative in zip(pieces, *(half.split(len(scratch)) for half in sums), strict=True):
+            rectified = scratch[: len(piece)]
+            torch.sum(torch.clamp(piece, min=0, out=rectified), 1, out=positive)
+            torch.sum(torch.clamp(piece, max=0, out=rectified), 1, out=negative)
+        return cls(*(half.view(feature.shape[:2]) for half in (sums[0], -sums[1])))
+
+    @classmethod
+    def cat(cls, parts: Iterable[Self]) -> Self:
+        """Join along the channels."""
+        return cls(*(torch.cat(halves, 1) for halves in zip(*((part.positive, part.negative) for part in parts), strict=True)))
+
 
 def keep(feature: Tensor, variant: Variant) -> Sums | Tensor:
     """Return what `importance` needs of a feature map: `Sums`, or a copy of the map where the variant needs it."""
@@ -29,7 +53,7 @@ def keep(feature: Tensor, variant: Variant) -> Sums | Tensor:
         feature = feature.new_ones(()).expand_as(feature)
     if variant.needs_maps:
         return feature if variant.evidence == "gradient" else feature.clone()
-    return Sums(feature.clamp(min=0).sum((2, 3)), -feature.clamp(max=0).sum((2, 3)))
+    return Sums.of(feature)
 
 
 def checksum(kept: Sums | Tensor) -> Tensor:
@@ -42,12 +66,11 @@ def importance(kept: Sums | Tensor, gradient: Tensor | None, variant: Variant) -
 
     Args:
         kept: of `keep`.
-        gradient: (N, C, H, W); None: alpha = 1.
+        gradient: (N, C, H, W), or for `Sums` alpha (N, C); None: alpha = 1.
         variant: which formula.
     """
     if isinstance(kept, Sums):
-        alpha = kept.positive.new_ones(()) if gradient is None else gradient.mean((2, 3))
-        return _from_sums(kept, alpha, variant.form)
+        return _from_sums(kept, kept.positive.new_ones(()) if gradient is None else gradient, variant.form)
     weight = kept.new_ones(()) if gradient is None else gradient
     if gradient is not None and variant.form != "elementwise":
         weight = gradient.mean((2, 3), keepdim=True)
