@@ -6,18 +6,28 @@ import copy
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from fgp.errors import FgpError
-from fgp.files import atomic
+from fgp.files import atomic, parse_json
 from fgp.models import Spec, build
+from fgp.plans import Indices
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FORMAT = 1
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    spec: dict[str, Any] | None
+    plan: dict[str, Indices] | None
+    groups: dict[str, Annotated[int, Field(ge=1)]]
 
 
 def save(model: nn.Module, path: str | os.PathLike, *, plan: dict | None = None, **extra: object) -> None:
@@ -75,7 +85,7 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
 
     metadata = read_metadata(path)
     try:
-        spec = metadata["spec"] and Spec.from_dict(metadata["spec"])
+        spec = None if metadata["spec"] is None else Spec.from_dict(metadata["spec"])
         if into is not None:
             model = copy.deepcopy(into)
         elif spec:
@@ -86,6 +96,7 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
         # Cloning detaches the tensors from the file's memory map.
         tensors = {key: value.clone() for key, value in load_file(path).items()}
         reshape(model, tensors, metadata["groups"])
+        _check_types(model, tensors)
     except FgpError as error:
         raise FgpError(f"{path}: {error}") from None
     model.load_state_dict(tensors, assign=into is None)
@@ -107,11 +118,30 @@ def read_metadata(path: str | os.PathLike) -> dict:
     except (SafetensorError, OSError) as error:
         raise FgpError(f"{path}: not a safetensors file, or truncated ({error}); write it again") from None
     try:
-        metadata = json.loads(text or "{}")
+        metadata = parse_json(text or "{}")
     except ValueError as error:
-        raise FgpError(f"{path}: its `fgp` metadata are not JSON ({error}); write it again with fgp.save") from None
-    if not isinstance(metadata, dict) or not {"format", "spec", "plan", "groups"} <= metadata.keys():
+        raise FgpError(
+            f"{path}: not a weights file of fgp: metadata `fgp` are not JSON ({error}); write it with fgp.save"
+        ) from None
+    if not {"format", "spec", "plan", "groups"} <= metadata.keys():
         raise FgpError(f"{path}: safetensors, but not a weights file of fgp (no `fgp` metadata of one); write it with fgp.save")
     if metadata["format"] != FORMAT:
         raise FgpError(f"{path}: weights file of format {metadata['format']}, this version reads format {FORMAT}; update fgp")
+    try:
+        _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise FgpError(f"{path}: metadata {key}: {first['msg']}; write it again with fgp.save") from None
     return metadata
+
+
+def _check_types(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Refuse types of numbers that the network cannot have; its floats may be of another precision, all of one."""
+    import torch
+
+    floats = {value.dtype for value in tensors.values()} & {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    for key, own in model.state_dict().items():
+        legal = floats if own.is_floating_point() and len(floats) == 1 else {own.dtype}
+        if key in tensors and tensors[key].dtype not in legal:
+            raise FgpError(f"tensor {key} holds {tensors[key].dtype} where the network has {own.dtype}; write it again")

@@ -10,7 +10,7 @@ from fgp.files import read_json, write_json
 
 _Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 
 
 class _Provenance(BaseModel):
@@ -36,7 +36,7 @@ class Metrics(BaseModel):
     task: str
     dataset: str
     network: str
-    width: Annotated[float, Field(gt=0)]
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     seed: Annotated[int, Field(ge=0)]
     method: str
     selection: str

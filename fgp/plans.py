@@ -19,8 +19,8 @@ def _increasing(indices: list[int]) -> list[int]:
     return indices
 
 
-_Indices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_increasing)]
-_Count = Annotated[int, Field(ge=1)]
+Indices = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=1), AfterValidator(_increasing)]
+_Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 
 
 class PlanFile(BaseModel):
@@ -39,7 +39,7 @@ class PlanFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    plan: dict[str, _Indices]
+    plan: dict[str, Indices]
     selection: str
     spec: dict[str, Any] | None
     macs: _Count

@@ -1,25 +1,31 @@
 """Zip files and folders read through one interface, in memory; nothing is ever extracted.
 
 A zip is refused before anything is read from it when the name of an entry leaves the folder (absolute, `..`, a drive), when an
-entry is a symbolic link or encrypted, or when the declared sizes look like a decompression bomb: more than `LARGEST_ENTRY` bytes
-in one entry, `LARGEST_TOTAL` in all, or an entry above `SMALL_ENTRY` bytes that unpacks to more than `LARGEST_RATIO` times its
-packed size.
+entry is no plain file (a symbolic link, a device), encrypted or packed by another method than deflate, or when the declared sizes
+look like a decompression bomb: more than `LARGEST_ENTRY` bytes in one entry, `LARGEST_TOTAL` in all, or an entry above
+`SMALL_ENTRY` bytes that unpacks to more than `LARGEST_RATIO` times its packed size. No more is unpacked than an entry declares.
 """
 
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fgp.errors import FgpError
+from fgp.files import require_file
 
 LARGEST_ENTRY = 1 << 28
 LARGEST_TOTAL = 1 << 36
 LARGEST_RATIO = 200
 SMALL_ENTRY = 1 << 20
 _DEEPEST = 8
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(ValueError, OverflowError, LookupError),
+)
 
 
 class Archive(Protocol):
@@ -53,10 +59,11 @@ def open_archive(root: Path, name: str) -> Archive:
 
 
 class FolderArchive:
-    """A folder and what is below it, eight levels deep."""
+    """A folder and what is below it, eight levels deep; links are followed, but no folder is entered twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._seen: set[tuple[int, int]] = set()
         try:
             self.names = sorted(self._walk(path, "", _DEEPEST))
         except OSError as error:
@@ -64,9 +71,16 @@ class FolderArchive:
 
     def _walk(self, folder: Path, prefix: str, levels: int) -> list[str]:
         names = []
+        facts = os.stat(folder)
+        identity = (facts.st_dev, facts.st_ino)
+        if identity in self._seen:
+            raise FgpError(f"{folder}: leads to a folder that was read before; remove the link")
+        self._seen.add(identity)
         for entry in os.scandir(folder):
             if entry.name.startswith("."):
                 continue
+            if not _is_text(entry.name):
+                raise FgpError(f"{entry.path}: its name is not UTF-8; rename it")
             if not entry.is_dir():
                 names.append(prefix + entry.name)
             elif levels > 1:
@@ -76,10 +90,14 @@ class FolderArchive:
 
     def read(self, name: str) -> bytes:
         """Return the content of file `name`."""
+        path = self._path / name
+        require_file(path, "replace it by an image, or remove it")
         try:
-            return (self._path / name).read_bytes()
+            if path.stat().st_size > LARGEST_ENTRY:
+                raise FgpError(f"{path}: larger than {LARGEST_ENTRY >> 20} MiB; refused")
+            return path.read_bytes()
         except OSError as error:
-            raise FgpError(f"{self._path / name}: cannot be read ({error.strerror})") from None
+            raise FgpError(f"{path}: cannot be read ({error.strerror})") from None
 
     def where(self, name: str) -> str:
         """Return the path of file `name`."""
@@ -93,7 +111,7 @@ class ZipArchive:
         self._path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise FgpError(f"{path}: not a whole zip file ({error}); copy or download it again") from None
         entries = self._zip.infolist()
         for entry in entries:
@@ -108,10 +126,16 @@ class ZipArchive:
 
     def read(self, name: str) -> bytes:
         """Return the content of entry `name`; its checksum is verified."""
+        entry = self._zip.getinfo(self._prefix + name)
         try:
-            return self._zip.read(self._prefix + name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            with self._zip.open(entry) as file:
+                # A read without a size unpacks everything first, whatever size the entry declares.
+                content = file.read(entry.file_size + 1)
+        except _UNREADABLE as error:
             raise FgpError(f"{self.where(name)}: cannot be unpacked ({error}); copy or download the zip again") from None
+        if len(content) != entry.file_size:
+            raise FgpError(f"{self.where(name)}: shorter than the zip says; copy or download the zip again")
+        return content
 
     def where(self, name: str) -> str:
         """Return the zip's path and the entry's name."""
@@ -123,8 +147,13 @@ def _refuse_unsafe(path: Path, entry: zipfile.ZipInfo) -> None:
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or ":" in parts[0]:
         raise FgpError(f"{path}: entry {name!r} points outside the archive; refused")
-    if stat.S_ISLNK(entry.external_attr >> 16):
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind == stat.S_IFLNK:
         raise FgpError(f"{path}: entry {name!r} is a symbolic link; refused")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise FgpError(f"{path}: entry {name!r} is neither a file nor a folder; refused")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise FgpError(f"{path}: entry {name!r} is packed by method {entry.compress_type}; pack the zip with deflate")
     if entry.flag_bits & 1:
         raise FgpError(f"{path}: entry {name!r} is encrypted; refused")
     inflated = entry.file_size > SMALL_ENTRY and entry.file_size > LARGEST_RATIO * entry.compress_size
@@ -133,6 +162,13 @@ def _refuse_unsafe(path: Path, entry: zipfile.ZipInfo) -> None:
             f"{path}: entry {name!r} unpacks from {entry.compress_size} to {entry.file_size} bytes, over the limit of "
             f"{LARGEST_ENTRY >> 20} MiB or {LARGEST_RATIO} times; refused"
         )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _hidden(name: str) -> bool:

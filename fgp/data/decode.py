@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -16,15 +17,11 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _MOST_PIXELS = 1 << 26
 _DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError),
+    *(AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
 )
+# Pillow warns from 89 million pixels on; images beyond _MOST_PIXELS are refused here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def is_image(name: str) -> bool:
@@ -41,7 +38,10 @@ def read_image(archive: Archive, name: str) -> np.ndarray:
     image = _decode(archive, name)
     if image.mode not in _EIGHT_BIT:
         raise FgpError(f"{archive.where(name)}: pixel type {image.mode}; only 8-bit images are read, convert it")
-    return np.asarray(image.convert("RGB"))
+    try:
+        return np.asarray(image.convert("RGB"))
+    except _DECODING_ERRORS as error:
+        raise FgpError(f"{archive.where(name)}: unreadable image ({error})") from None
 
 
 def read_labels(archive: Archive, name: str, table: np.ndarray) -> np.ndarray:
@@ -95,8 +95,10 @@ def _decode(archive: Archive, name: str) -> Image.Image:
     content = archive.read(name)
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        if image.width * image.height > _MOST_PIXELS:
-            raise FgpError(f"{archive.where(name)}: {image.width}x{image.height} pixels, over the limit of {_MOST_PIXELS}")
+        size = image.width * image.height
+        if not 0 < size <= _MOST_PIXELS:
+            limit = f"over the limit of {_MOST_PIXELS}" if size else "nothing to see"
+            raise FgpError(f"{archive.where(name)}: {image.width}x{image.height} pixels, {limit}")
         image.load()
     except _DECODING_ERRORS as error:
         raise FgpError(f"{archive.where(name)}: unreadable image ({error})") from None

@@ -40,6 +40,7 @@ NETWORKS = {
     "slimconv_resnet50": Network("classification", "slimconv", function="build_resnet50", replaces="resnet50"),
 }
 NAMES = tuple(NETWORKS)
+MOST_CLASSES, MOST_WIDTH = 1_000_000, 64
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class Spec:
     task: str
 
     def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
+        if not isinstance(self.name, str) or self.name not in NETWORKS:
             close = difflib.get_close_matches(str(self.name), NAMES, n=3) or NAMES
             raise FgpError(f"network {self.name!r} is not known; use {' or '.join(close)}")
-        if not isinstance(self.num_classes, int) or isinstance(self.num_classes, bool) or self.num_classes < 1:
-            raise FgpError(f"num_classes {self.num_classes!r}: give a whole number of at least 1")
+        classes_are_number = isinstance(self.num_classes, int) and not isinstance(self.num_classes, bool)
+        if not classes_are_number or not 1 <= self.num_classes <= MOST_CLASSES:
+            raise FgpError(f"num_classes {self.num_classes!r}: give a whole number of at least 1 and at most {MOST_CLASSES}")
         width_is_number = isinstance(self.width, Real) and not isinstance(self.width, bool)
-        if not width_is_number or not math.isfinite(self.width) or self.width <= 0:
-            raise FgpError(f"width {self.width!r}: give a number above 0, for example 0.25")
+        if not width_is_number or not 0 < self.width <= MOST_WIDTH:
+            raise FgpError(f"width {self.width!r}: give a number above 0 and at most {MOST_WIDTH}, for example 0.25")
         network = NETWORKS[self.name]
         if self.width != 1 and not network.scalable:
             raise FgpError(f"width {self.width}: {self.name} has a fixed width; use 1 or another network")

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fgp.errors import FgpError
-from fgp.files import atomic
+from fgp.files import atomic, parse_json
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_scores(path: str | os.PathLike, scores: Mapping[str, Tensor], **metadata: object) -> None:
@@ -43,20 +45,24 @@ def load_scores(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise FgpError(f"{path}: no such file; write it with `fgp score`")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("fgp", "null"))
+            metadata = parse_json((file.metadata() or {}).get("fgp", "{}"))
             scores = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise FgpError(f"{path}: not a scores file, or truncated ({error}); write it again with `fgp score`") from None
-    layers = metadata.get("layers") if isinstance(metadata, dict) else None
-    if not isinstance(layers, list) or sorted(map(str, layers)) != sorted(scores):
+    layers = metadata.get("layers")
+    named = isinstance(layers, list) and all(isinstance(name, str) for name in layers)
+    if not named or not layers or sorted(layers) != sorted(scores):
         raise FgpError(f"{path}: safetensors, but not a scores file; write it with `fgp score`")
+    seconds = metadata.get("seconds")
+    if seconds is not None and (type(seconds) not in (int, float) or seconds < 0):
+        raise FgpError(f"{path}: metadata seconds: {seconds!r} is no time; write it again with `fgp score`")
     for name, values in scores.items():
         if problem := _problem(values):
             raise FgpError(f"{path}: scores of {name} {problem}; write it again with `fgp score`")
-    return {name: scores[name] for name in layers}, metadata
+    return {name: scores[name].float() for name in layers}, metadata
 
 
 def _problem(values: Tensor) -> str | None:
-    if values.ndim != 1 or not values.is_floating_point() or not len(values):
+    if values.ndim != 1 or values.dtype not in _FLOATS or not len(values):
         return f"are {values.dtype} of shape {tuple(values.shape)}, not a vector of floats"
     return None if values.float().isfinite().all() else "hold NaN or infinity"

@@ -6,22 +6,44 @@ from pathlib import Path
 import yaml
 
 from fgp.errors import FgpError
+from fgp.files import require_file
 from fgp_workflow.config import load
 from fgp_workflow.grid import Grid
+
+_LARGEST = 1 << 18
+_IMPOSSIBLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, of which a few lines unfold to gigabytes, and without repeated keys."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) is not read here; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError(f"a key occurs twice in the mapping {str(node.start_mark).strip()}")
+        return mapping
 
 
 def read_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML mapping.
 
     Raises:
-        FgpError: the file cannot be read, is not YAML or holds no mapping.
+        FgpError: the file cannot be read, is larger than 256 KiB, is not YAML, uses aliases, repeats a key or holds no mapping.
     """
+    require_file(path, "name the file of a configuration")
     try:
-        value = yaml.safe_load(Path(path).read_text())
+        if os.path.getsize(path) > _LARGEST:
+            raise FgpError(f"{path}: larger than {_LARGEST >> 10} KiB, so no configuration; name another file")
+        value = yaml.load(Path(path).read_text(), _Loader)
     except OSError as error:
         raise FgpError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FgpError(f"{path}: not valid YAML ({error})") from None
+    except _IMPOSSIBLE as error:
+        raise FgpError(f"{path}: not valid YAML ({error}); correct it") from None
     if not isinstance(value, dict):
         raise FgpError(f"{path}: expected a mapping, found {type(value).__name__}")
     return value
