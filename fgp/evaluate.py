@@ -19,6 +19,8 @@ def evaluate(model: nn.Module, split, dataset, device: torch.device | str, batch
     pixels are left out. A class found neither in the labels nor in the predictions is left out of the mean. The network may have
     more outputs than there are classes (CamVid: 12 and 11): a pixel predicted as none of the classes is wrong.
 
+    Processes that train together (`fgp.train.distributed`) share the images and get the same result.
+
     Computed in channels_last memory order, a fifth to a third faster on the CPU.
 
     Args:
@@ -32,7 +34,10 @@ def evaluate(model: nn.Module, split, dataset, device: torch.device | str, batch
         FgpError: every pixel is void.
     """
     from fgp import data
+    from fgp.train import distributed
 
+    group = distributed.group()
+    share = group.share(slice(0, len(split)))
     dense = dataset.task == "segmentation"
     if dense:
         height, width = split.images.shape[-2:]
@@ -41,12 +46,17 @@ def evaluate(model: nn.Module, split, dataset, device: torch.device | str, batch
     model.to(device, memory_format=torch.channels_last).eval()
     try:
         with torch.inference_mode():
-            batches = data.batches(split, dataset, batch_size, device)
+            batches = data.batches(data.Split(split.images[share], split.labels[share]), dataset, batch_size, device)
             if dense:
                 shape = len(dataset.classes), dataset.outputs
-                return mean_iou(sum(confusion_matrix(_predict(model, x), y, *shape, dataset.void) for x, y in batches))
-            right = sum((_predict(model, x) == y).sum() for x, y in batches)
-            return 100 * int(right) / len(split.labels)
+                cells = torch.zeros(shape, dtype=torch.int64, device=device)
+                for x, y in batches:
+                    cells += confusion_matrix(_predict(model, x), y, *shape, dataset.void)
+                return mean_iou(group.total(cells))
+            right = torch.zeros((), dtype=torch.int64, device=device)
+            for x, y in batches:
+                right += (_predict(model, x) == y).sum()
+            return 100 * int(group.total(right)) / len(split)
     finally:
         model.to(memory_format=torch.contiguous_format).train(training)
 

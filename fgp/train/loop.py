@@ -13,6 +13,7 @@ from tqdm import tqdm
 from fgp.data import batches
 from fgp.errors import FgpError
 from fgp.files import atomic
+from fgp.train import distributed
 from fgp.train import loss as losses
 from fgp.train.augment import Augmentation
 from fgp.train.engine import Engine
@@ -82,6 +83,9 @@ def fit(
     Memory order is channels_last: on one CPU core a step of vgg16 (width 0.25, 128 images of 32x32) takes 77 ms against 106 ms
     in the usual order, one of resnet50 (width 0.25, 64 images of 16x16) 76 ms against 98 ms.
 
+    Several processes that have met by `fgp.train.distributed.join` share the batches; all of them call this with the same
+    arguments and get the same weights. The first one writes and reports.
+
     Args:
         model: in training mode it returns logits or (logits, auxiliary logits).
         split: `fgp.data.Split`, the training images.
@@ -98,11 +102,12 @@ def fit(
 
     Raises:
         FgpError: the recipe does not fit the task, the engine not the device, or the loss of an epoch or a weight at the end is
-            not finite.
+            not finite; the training cannot be shared by several processes, or one of them failed.
     """
     recipe.check_task(dataset.task)
+    group = distributed.group()
     device = torch.device(device)
-    engine = (engine or Engine()).resolved(device, plain=hook is None or hook.replayable)
+    engine = (engine or Engine()).resolved(device, plain=group.size == 1 and (hook is None or hook.replayable))
     augmentation = Augmentation(
         recipe,
         tuple(split.images.shape[-2:]),
@@ -110,8 +115,9 @@ def fit(
         torch.as_tensor(dataset.mean, dtype=torch.float32, device=device),
         torch.as_tensor(dataset.std, dtype=torch.float32, device=device),
     )
-    hook = hook or Hook()
     feed, parts = Feed(split, device), batches_of(len(split), recipe.batch_size)
+    group.check(parts, hook, engine)
+    hook, checkpoint = hook or Hook(), checkpoint if group.leader else None
     model.to(device, memory_format=torch.channels_last).train()
     plain = batches(split, dataset, recipe.batch_size, device)
     steps = len(parts) * recipe.epochs
@@ -125,22 +131,25 @@ def fit(
         nesterov=recipe.nesterov,
         fused=True,
     )
-    tally = Tally(device, dataset.void)
-    forward = torch.compile(model) if engine.compile else model
-    step = Step(model, forward, augmentation, criterion, hook, optimiser, tally, engine.precision == "bf16")
-    take = Replayed(step, device) if engine.launch == "graph" else step
+    tally = Tally(device, dataset.void, group)
     order, choices = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
-    history = History(_TRAIN_METRIC[dataset.task], engine.model_dump())
+    history = History(_TRAIN_METRIC[dataset.task], engine.model_dump() | ({"processes": group.size} if group.size > 1 else {}))
+    shares = [group.share(part) for part in parts]
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.backends.cudnn.flags(benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32),
-        tqdm(total=steps, desc=label, disable=not sys.stderr.isatty(), unit="step") as bar,
+        tqdm(total=steps, desc=label, disable=not (group.leader and sys.stderr.isatty()), unit="step") as bar,
+        group.parallel(model, device) as network,
     ):
+        forward = torch.compile(network) if engine.compile else network
+        step = Step(model, forward, augmentation, criterion, hook, optimiser, tally, engine.precision == "bf16")
+        take = Replayed(step, device) if engine.launch == "graph" else step
         torch.manual_seed(seed)
         state = _State(model, optimiser, hook, {"order": order, "choices": choices}, history)
-        if checkpoint and (saved := checkpoint.load()):
+        if saved := group.from_leader(checkpoint.load() if checkpoint else None):
             state.restore(saved)
-            print(f"{label} goes on after epoch {len(history.losses)}".lstrip(), file=sys.stderr)
+            if group.leader:
+                print(f"{label} goes on after epoch {len(history.losses)}".lstrip(), file=sys.stderr)
         for epoch in range(len(history.losses), recipe.epochs):
             if hook.finished:
                 break
@@ -150,10 +159,11 @@ def fit(
             permutation = torch.randperm(len(split), generator=order)
             draws = augmentation.draw(len(split), choices, device)
             history.rates.append(recipe.rate(epoch * len(parts), len(parts)))
-            fed = zip(parts, feed.batches(permutation, parts), strict=True)
-            for number, (part, (images, labels)) in enumerate(fed, start=epoch * len(parts)):
-                take(images, labels, draws[part], recipe.rate(number, len(parts)))
-                seen += len(images)
+            fed = zip(parts, shares, feed.batches(permutation, shares), strict=True)
+            for number, (part, share, (images, labels)) in enumerate(fed, start=epoch * len(parts)):
+                group.part = part
+                take(images, labels, draws[share], recipe.rate(number, len(parts)))
+                seen += part.stop - part.start
                 bar.update()
                 if hook.finished:
                     break
@@ -162,7 +172,8 @@ def fit(
             history.scores.append(score)
             history.durations.append(time.perf_counter() - started)
             _check_finite(torch.tensor(loss), "loss", history, recipe, label)
-            _report(history, recipe, label, bar)
+            if group.leader:
+                _report(history, recipe, label, bar)
             hook.after_epoch(epoch + 1)
             if checkpoint and checkpoint.due():
                 checkpoint.save(state.capture())

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgp.errors import FgpError
+from fgp.train import distributed
 from fgp.train.recipe import Recipe
 
 Loss = Callable[[Tensor | tuple[Tensor, Tensor], Tensor], Tensor]
@@ -14,6 +15,9 @@ Loss = Callable[[Tensor | tuple[Tensor, Tensor], Tensor], Tensor]
 
 def build(recipe: Recipe, labels: Tensor, outputs: int, task: str, void: int, device: torch.device | str) -> Loss:
     """Return the loss of `recipe`: cross-entropy of the logits, plus `aux_weight` times that of an auxiliary head.
+
+    In processes that share a batch (`fgp.train.distributed`) it is that of the process's share, such that the mean over the
+    processes is the loss of the batch.
 
     Args:
         recipe: says the class weights and the weight of the auxiliary head.
@@ -23,17 +27,17 @@ def build(recipe: Recipe, labels: Tensor, outputs: int, task: str, void: int, de
         void: the label to leave out.
         device: where the loss is computed.
     """
-    weight = None
+    weight, group = None, distributed.group()
     if recipe.class_weights == "median_frequency":
         weight = median_frequency(labels, outputs, void).to(device)
 
     def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         if task == "classification":
-            return F.cross_entropy(logits, target)
+            return F.cross_entropy(logits, target) * group.weight(len(target))
         total = F.cross_entropy(logits, target, weight, ignore_index=void, reduction="sum")
         shown = target != void
         mass = (shown if weight is None else weight[target * shown] * shown).sum(dtype=torch.float32)
-        return total / mass.clamp(min=torch.finfo(torch.float32).tiny)
+        return total / group.mean(mass).clamp(min=torch.finfo(torch.float32).tiny)
 
     def loss(output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         if isinstance(output, Tensor):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fgp.train.augment import Augmentation, Draws
+from fgp.train.distributed import Group
 from fgp.train.hooks import Hook
 from fgp.train.loss import Loss
 
@@ -16,10 +17,10 @@ _WARM_UP_STEPS = 3
 class Tally:
     """Sums over the images of an epoch, kept on the device: nothing waits for it until it is read."""
 
-    def __init__(self, device: torch.device, void: int) -> None:
+    def __init__(self, device: torch.device, void: int, group: Group) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._right, self._counted = torch.zeros((2,), dtype=torch.int64, device=device)
-        self._void = void
+        self._void, self._group = void, group
 
     def clear(self) -> None:
         """Start an epoch."""
@@ -27,15 +28,16 @@ class Tally:
             total.zero_()
 
     def add(self, loss: Tensor, output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> None:
-        """Count a batch: its mean loss, the network's output and its labels (N,) or (N, H, W)."""
+        """Count this process's share of a batch: its loss, the network's output and its labels (N,) or (N, H, W)."""
         logits = output if isinstance(output, Tensor) else output[0]
-        self._loss += loss.detach() * len(labels)
+        self._loss += loss.detach() * (len(labels) / self._group.weight(len(labels)))
         self._right += (logits.detach().argmax(1) == labels).sum()
         self._counted += labels.numel() if labels.ndim == 1 else (labels != self._void).sum()
 
     def read(self, images: int) -> tuple[float, float]:
-        """Return the mean loss of so many images and the share of right images, or pixels, in percent."""
-        return float(self._loss) / images, 100 * int(self._right) / max(1, int(self._counted))
+        """Return the mean loss of so many images and the share of right images, or pixels, in percent, of all processes."""
+        loss, right, counted = map(self._group.total, (self._loss, self._right, self._counted))
+        return float(loss) / images, 100 * int(right) / max(1, int(counted))
 
 
 @dataclass(frozen=True)
