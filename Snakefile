@@ -1,4 +1,4 @@
-# The benchmark suite as a DAG. Targets: all_tables, all_figures, report, all.
+# The benchmark suite as a DAG. Targets: all_tables, all_figures, report, all; partial_tables after a failure.
 # Configuration: config/config.yaml (the paper), or any other with --configfile.
 
 if not workflow.overwrite_configfiles:
@@ -39,6 +39,22 @@ rule all:
         f"{ROOT}/report.html",
 
 
+# Tables and figures of the cells that there are, the others marked. No output: it is made anew whenever it is asked for.
+rule partial_tables:
+    input:
+        config=f"{ROOT}/config.yaml",
+    log:
+        f"{ROOT}/logs/partial_tables.log",
+    conda:
+        "environment.yml"
+    params:
+        commands=lambda wildcards, input: " && ".join(partial_commands(input.config)),
+    message:
+        f"tables and figures of what there is, in {PARTIAL}"
+    shell:
+        "({params.commands}) > {log} 2>&1"
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/dense.smk"
 include: "workflow/rules/score.smk"
@@ -56,3 +72,7 @@ for path in sorted(Path(workflow.basedir).glob("workflow/rules/baselines/*.smk")
 
 onsuccess:
     print_results()
+
+
+onerror:
+    print_missing()

@@ -1,14 +1,19 @@
-"""What produced a result: command, commit, versions, hardware, time."""
+"""What produced a result: command, earlier stages, commit, versions, hardware, time."""
 
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
+
+from fgp.files import parse_json, read_json
 
 COMMAND: ContextVar[list[str]] = ContextVar("COMMAND")
 """Words of the running subcommand; a process that runs several has one at a time."""
@@ -16,16 +21,71 @@ COMMAND: ContextVar[list[str]] = ContextVar("COMMAND")
 PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorch", "snakemake", "numpy")
 
 
-def collect(device: str = "cpu", **extra: object) -> dict:
-    """Describe this process as a JSON-ready dictionary; `extra` entries are added as they are."""
+def collect(device: str = "cpu", inputs: Iterable[str | os.PathLike | None] = (), **extra: object) -> dict:
+    """Describe this process as a JSON-ready dictionary.
+
+    Args:
+        device: where it computed.
+        inputs: the files of earlier stages that its result is made from, None for one that is not there; what they say about
+            their making becomes the entry `stages`.
+        extra: entries added as they are.
+    """
     return {
         "command": shlex.join(["fgp", *COMMAND.get(sys.argv[1:])]),
+        "code": os.environ.get("FGP_CODE"),
+        "stages": _earlier(path for path in inputs if path),
         **_commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **extra,
     }
+
+
+def read(path: str | os.PathLike) -> dict:
+    """Return the provenance in a file that a stage wrote (prepared data, weights, scores, JSON), {} if there is none.
+
+    Raises:
+        FgpError: a JSON file cannot be read.
+    """
+    if Path(path).suffix == ".json":
+        found = read_json(path)
+    else:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                found = parse_json((file.metadata() or {}).get("fgp", "{}"))
+        except (SafetensorError, OSError, ValueError):
+            found = {}
+    recorded = found.get("provenance")
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def chain(recorded: dict) -> list[dict]:
+    """Return the stages that led to a result with this provenance, the first first: each one's command, code and time."""
+    own = {key: recorded.get(key) for key in ("command", "code", "finished")}
+    earlier = recorded.get("stages")
+    return [stage for stage in [*(earlier if isinstance(earlier, list) else ()), own] if _is_stage(stage)]
+
+
+def digest(recorded: dict) -> str:
+    """Return a short hash of a provenance: two results have the same only if one process wrote both."""
+    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _earlier(inputs: Iterable[str | os.PathLike]) -> list[dict]:
+    """Return the stages of all inputs, each once; an input that does not tell its command is named in place of it."""
+    stages = []
+    for path in inputs:
+        recorded = read(path)
+        known = chain(recorded) if recorded.get("command") else [{"command": None, "file": str(path)}]
+        stages += [stage for stage in known if stage not in stages]
+    return stages
+
+
+def _is_stage(value: object) -> bool:
+    return isinstance(value, dict) and all(entry is None or isinstance(entry, str) for entry in value.values())
 
 
 def _commit() -> dict:

@@ -21,10 +21,11 @@ def run(*words):
     return main([str(word) for word in (*words, "--device", "cpu", "--threads", "1")])
 
 
-def test_train_writes_weights_curve_and_metrics(digits, tmp_path):
+def test_train_writes_weights_curve_and_metrics(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("FGP_CODE", "abc")
     out, curve, metrics = (tmp_path / "deep" / name for name in ("model.safetensors", "curve.csv", "metrics.json"))
     outputs = ("--out", out, "--curve", curve, "--metrics", metrics)
-    tags = ("--tag", "task=toy", "--tag", "method=dense", "--tag", "code=abc", "--tag", "budget=full")
+    tags = ("--tag", "task=toy", "--tag", "method=dense", "--tag", "budget=full")
     assert run("train", "--data", digits, "--network", "vgg16", "--width", WIDTH, "--seed", 3, *outputs, *tags, *RECIPE) == 0
     values = read_metrics(metrics)
     dataset, model = data.load(digits), fgp.load(out)

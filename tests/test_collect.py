@@ -159,11 +159,9 @@ def test_command_collects_the_cells_of_a_configuration(tmp_path, capsys):
     assert collect.main(words) == 1
     assert "digits-vgg16/seed3/dense/unpruned/metrics.json" in capsys.readouterr().err
     assert not (tmp_path / "cells.csv").exists()
-    put(tmp_path, metrics(method="dense", selection="unpruned"))
-    put_latency(tmp_path, {"dense/unpruned": {"1": numbers()}})
-    assert collect.main(words) == 0
-    (row,) = collect.read(tmp_path / "cells.csv")
-    assert row["latency_b1_q1_ms"] == 1.5
+    path = put(tmp_path, metrics(method="dense", selection="unpruned"))
+    assert collect.main(words) == 1
+    assert f"{path}: dataset: found digits32, this configuration asks for digits" in capsys.readouterr().err
 
 
 def test_command_needs_something_to_collect(tmp_path, capsys):

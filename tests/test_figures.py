@@ -11,6 +11,7 @@ from PIL import Image
 from fgp.errors import FgpError
 
 CONFIG = {
+    "seeds": [0, 1],
     "datasets": {"digits32": {"source": "digits"}, "cifar100": {"source": "cifar100"}},
     "tasks": {
         "digits-vgg16": {"dataset": "digits32", "network": "vgg16"},
@@ -25,10 +26,18 @@ CONFIG = {
 }
 
 
+WHOLE = {
+    **dict.fromkeys(collect.COLUMNS),
+    **{"dataset": "digits32", "network": "vgg16", "width": 1.0, "metric": "top1", "epochs": 1},
+    **dict.fromkeys(("macs", "params", "dense_macs", "dense_params"), 100),
+}
+"""A row of cells.csv with every field that may not be empty."""
+
+
 def cell(task, path, seed, after, **columns):
     method, selection = path.split("/")
     row = {"task": task, "method": method, "selection": selection, "seed": seed, "after_percent": after, **columns}
-    return {**dict.fromkeys(collect.COLUMNS), "macs_remaining_percent": 30.0, **row}
+    return {**WHOLE, "macs_remaining_percent": 30.0, **row}
 
 
 def curve_cells():

@@ -96,6 +96,7 @@ def test_command(weights, tmp_path):
     assert record["input_size"] == [3, 32, 32]
     assert record["threads"] == 1
     assert record["provenance"]["hardware"]["device"] == "cpu"
+    assert record["provenance"]["networks"].keys() == record["latency"].keys()
 
 
 def test_command_reads_the_size_from_the_data(weights, tmp_path):

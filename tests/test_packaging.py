@@ -36,4 +36,4 @@ def test_every_package_of_the_tree_is_installed():
     for folder in (ROOT, ROOT / "workflow"):
         packages = set(tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
         found = [(ROOT / file).parent.relative_to(folder) for file in files if (ROOT / file).is_relative_to(folder)]
-        assert {".".join(path.parts) for path in found if path.parts[0] not in ("workflow", "tests")} == packages
+        assert {".".join(path.parts) for path in found if path.parts[0] not in ("workflow", "tests", "benchmarks")} == packages

@@ -7,6 +7,7 @@ import pytest
 from fgp_workflow import collect, paper, table_formats, tables
 from fgp_workflow.inputs import read_yaml
 from fgp_workflow.summary import estimate, paired
+from test_figures import WHOLE
 
 from fgp.errors import FgpError
 from fgp.methods import Method
@@ -165,14 +166,14 @@ def test_ties_are_all_best_and_a_single_row_is_not(printed):
 def test_holes_are_marked_not_an_error(table, printed):
     row = find(table, "l1", "macs-0.2655")
     assert row.n == 0
-    assert "missing" in row.notes["after"][0]
+    assert "not there" in row.notes["after"][0]
     partly = find(table, "slimming", "macs-0.2368")
     assert (partly.n, partly.expected) == (1, 2)
     assert partly.notes["n"]
     assert partly.values["after_percent"].sd is None
     empty = tables.build(1, [], CONFIG, METHODS, printed)
     assert all(row.n == 0 for row in empty.blocks[0].rows)
-    assert "missing[" in table_formats.to_markdown(empty).replace(" ", "")
+    assert "—[" in table_formats.to_markdown(empty).replace(" ", "")
 
 
 def test_printed_numbers_stand_as_printed_with_marks(table):
@@ -358,7 +359,7 @@ def test_quantity(amount, text):
 
 @pytest.mark.parametrize("number", ["1", "2", "3"])
 def test_command_on_the_demo_configuration(tmp_path, number):
-    rows = [{**dict.fromkeys(collect.COLUMNS), **row} for row in CELLS]
+    rows = [{**WHOLE, **row} for row in CELLS]
     collect.write(rows, tmp_path / "cells.csv")
     demo = paper.FILE.parents[2] / "config" / "demo.yaml"
     words = [

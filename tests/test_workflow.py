@@ -1,9 +1,11 @@
 """The DAG as users run it, in copies of the project."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -75,6 +77,8 @@ class Project:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "workflow")]),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "CUDA_VISIBLE_DEVICES": "98,99",
+            "FGP_GPU_LOCKS": str(self.folder / "locks"),
         }
         command = ["snakemake", *words, "--configfile", "config/tiny.yaml"]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -108,12 +112,25 @@ def test_the_papers_dag_is_planned_from_the_default_configuration(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_what_jobs_take_of_the_declared_gpus(project):
+    for rules in (project.folder / "workflow/rules").rglob("*.smk"):  # without messages, the plan shows resources
+        rules.write_text(re.sub(r" +message:\n.*\n", "", rules.read_text()))
+    tasks = {"digits-vgg16": {**TINY["tasks"]["digits-vgg16"], "gpu_mem_mb": 700}}
+    project.configure({**TINY, "device": "cuda", "tasks": tasks})
+    words = ["--dry-run", "--workflow-profile", "none", "--cores", "8", "--resources", "gpu=6", "gpu_mem_mb=10000"]
+    planned = project.snakemake(*words).stdout
+    taken = Counter(re.findall(r"resources: .*(gpu=\d+), (gpu_mem_mb=\d+)", planned))
+    assert taken == {("gpu=6", "gpu_mem_mb=700"): 1, ("gpu=1", "gpu_mem_mb=700"): 7}
+
+
 @pytest.mark.slow
 def test_a_toy_method_is_one_file_and_one_word(project):
     (project.folder / "baselines/toy.py").write_text(TOY)
-    project.configure({**TINY, "methods": [*TINY["methods"], "toy"]})
+    config = {**TINY, "device": "auto", "methods": [*TINY["methods"], "toy"]}
+    project.configure(config)
     done = project.snakemake("--cores", "2", "--resources", "gpu=1", "all_tables")
     assert done.returncode == 0, done.stderr + done.stdout
+    assert {path.name for path in (project.folder / "locks").iterdir()} >= {"98.slot0", "98.alone"}
     assert "Toy criterion" in (project.folder / "results/tiny/tables/table1.md").read_text()
     cells = pd.read_csv(project.folder / "results/tiny/cells.csv")
     assert set(cells.method) == {"dense", "fgp", "l1", "slimming", "scratch-e", "toy"}
@@ -121,6 +138,10 @@ def test_a_toy_method_is_one_file_and_one_word(project):
 
     again = project.snakemake("--cores", "2", "all_tables")
     assert "Nothing to be done" in again.stderr + again.stdout
+
+    project.configure({**config, "gpu_slots": 3})
+    planned = project.snakemake("--cores", "2", "--dry-run", "all_tables").stdout
+    assert not re.search(r"\d (dense|sparse|score|finetune|latency)", planned)
 
     figure = project.snakemake("--cores", "2", "results/tiny/figures/fig3a.png")
     assert figure.returncode == 0, figure.stderr

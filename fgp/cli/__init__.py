@@ -6,32 +6,42 @@
 import argparse
 import importlib
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
 from fgp import provenance
-from fgp.errors import FgpError
+from fgp.errors import FgpError, exit_status
 
-SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure")
+SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure", "rerun")
+_OUT_OF_MEMORY = re.compile("MemoryError|out of memory|(can't allocate|not enough) memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+_LOWER = {
+    "data": "--size, --train-limit or --test-limit (in the configuration: the data set's size, train_limit, test_limit)",
+    **dict.fromkeys(("train", "stage", "finetune"), "--batch-size (in the configuration: the recipe's batch_size)"),
+    **dict.fromkeys(("score", "prune"), "--batch-size or --images (in the configuration: scoring.batch_size, scoring.images)"),
+    "evaluate": "--batch-size",
+    "measure": "--batch-sizes (in the configuration: latency.batch_sizes)",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        for words in _split(argv):
-            arguments = _parser(words).parse_args(words)
-            provenance.COMMAND.set(words)
+    return exit_status("fgp", lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(argv: list[str]) -> None:
+    """Run every subcommand; memory that runs out becomes an FgpError that says what to lower."""
+    for words in _split(argv):
+        arguments = _parser(words).parse_args(words)
+        provenance.COMMAND.set(words)
+        try:
             arguments.run(arguments)
-    except FgpError as error:
-        print(f"fgp: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"fgp: error: {error.filename or 'the operating system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        except (MemoryError, RuntimeError) as error:
+            text = f"{type(error).__name__}: {error}"
+            if not _OUT_OF_MEMORY.search(text):
+                raise
+            lower = f"lower {_LOWER[words[0]]}, or " if words[0] in _LOWER else ""
+            raise FgpError(f"out of memory ({text.splitlines()[0]}); {lower}run fewer jobs at once") from None
 
 
 def _split(argv: list[str]) -> Iterator[list[str]]:

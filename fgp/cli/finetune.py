@@ -25,6 +25,9 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate, fine-tune, evaluate again, write weights, curve and metrics."""
     recipe = Recipe.from_args(args)
     hook = _hook(args.method) if args.method else None
+    from fgp.train import distributed
+
+    group = distributed.join(args.device)
     device = common.set_up_device(args)
     import fgp
     from fgp import data
@@ -39,14 +42,15 @@ def run(args: argparse.Namespace) -> None:
     result.check_fits(model, dataset, args.weights)
     score_seconds = _seconds(args.scores) if args.scores else None
     before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-    engine = Engine.from_args(args)
-    checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
-    history = fit(
-        model, dataset.train, dataset, recipe, args.seed, device, hook=hook, engine=engine, checkpoint=checkpoint, label=label
-    )
-    after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-    training.write(args, model, recipe, dataset, history, device, tags, before=before, after=after, score_seconds=score_seconds)
-    checkpoint.remove()
+    run = {"hook": hook, "engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
+    entries, inputs = {"before": before, "score_seconds": score_seconds}, [args.weights, args.scores]
+    with training.checkpoint(args, device, args.weights) as checkpoint:
+        history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
+        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+        if group.leader:
+            with checkpoint.results():
+                training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
+    group.leave()
 
 
 def _hook(name: str):

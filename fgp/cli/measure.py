@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     result = latency.measure(models, input_size, args.batch_sizes, device, args.seconds)
     threads = torch.get_num_threads()
-    record = {"latency": result, "input_size": input_size, "threads": threads, "provenance": provenance.collect(str(device))}
+    networks = {name: provenance.digest(provenance.read(path)) for name, path in paths.items()}
+    made_by = provenance.collect(str(device), networks=networks)
+    record = {"latency": result, "input_size": input_size, "threads": threads, "provenance": made_by}
     files.write_json(args.out, record)
 
 

@@ -10,6 +10,7 @@ takes the multiples that come nearest to the budget. Layers that reach a residua
 import argparse
 
 from fgp import selections
+from fgp.cli import common
 from fgp.errors import FgpError
 
 
@@ -17,35 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this subcommand."""
     parser.add_argument("--scores", required=True, metavar="FILE", help="scores (`fgp score`)")
     parser.add_argument("--weights", required=True, metavar="FILE", help="the dense network (`fgp train`)")
-    add_input_size(parser)
+    common.add_input_size(parser)
     parser.add_argument("--selection", required=True, metavar="NAME", help="e.g. cumulative-0.40 or macs-0.2368-x8")
     parser.add_argument("--rule", choices=selections.RULES, default="cumulative", help="how macs-* chooses (default: cumulative)")
     parser.add_argument("--tied", action="store_true", help="prune layers that reach a residual sum too, together")
     parser.add_argument("--seed", type=int, default=0, help="of the random selections (default: 0)")
     parser.add_argument("--out", required=True, metavar="FILE", help="plan to write (JSON)")
-
-
-def add_input_size(parser: argparse.ArgumentParser) -> None:
-    """Add --data and --input-size, of which one is required."""
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--data", metavar="FILE", help="prepared data, whose image size is used")
-    size.add_argument("--input-size", nargs=3, type=int, metavar=("C", "H", "W"), help="image size")
-
-
-def read_example_input(args: argparse.Namespace):
-    """Return an image batch of the size that --data or --input-size names, shape (1, C, H, W), without contents.
-
-    Raises:
-        FgpError: the data file cannot be read, or a size is below 1.
-    """
-    import torch
-
-    from fgp.data import read_header
-
-    shape = args.input_size or read_header(args.data).shape
-    if min(shape) < 1:
-        raise FgpError(f"--input-size {' '.join(map(str, shape))}: give sizes of at least 1")
-    return torch.empty(1, *shape, device="meta")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,12 +43,12 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(
             f"{args.scores}: scores of the network {about.get('spec')}, but {args.weights} holds {spec}; score that network"
         )
-    structure = Structure(model, read_example_input(args), args.tied)
+    structure = Structure(model, common.read_example_input(args), args.tied)
     plan = choose(selection, scores, structure, seed=args.seed, rule=args.rule)
     save_plan(
         args.out,
         **facts(structure, plan, args.tied),
         selection=selection.name,
         spec=spec,
-        provenance=provenance.collect(scores=args.scores, rule=args.rule, seed=args.seed),
+        provenance=provenance.collect(inputs=[args.data, args.weights, args.scores], rule=args.rule, seed=args.seed),
     )

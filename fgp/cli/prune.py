@@ -6,7 +6,6 @@ The output of the pruned network is checked against the dense network with the r
 import argparse
 
 from fgp.cli import common
-from fgp.cli.plan import add_input_size, read_example_input
 from fgp.errors import FgpError
 
 
@@ -14,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this subcommand."""
     parser.add_argument("--weights", required=True, metavar="FILE", help="the dense network (`fgp train`)")
     parser.add_argument("--plan", required=True, metavar="FILE", help="plan (`fgp plan`)")
-    add_input_size(parser)
+    common.add_input_size(parser)
     parser.add_argument(
         "--tied", action="store_true", help="as given to `fgp plan`; a plan made with it is applied with it anyway"
     )
@@ -41,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(f"{args.plan}: made for the network {file.spec}, but {args.weights} holds {spec}; make a plan for it")
     if args.repair:
         model = _repaired(args, model, file.plan)
-    pruned = prune(model, file.plan, read_example_input(args), tied=args.tied or file.tied)
-    save(pruned, args.out, selection=file.selection, provenance=provenance.collect())
+    pruned = prune(model, file.plan, common.read_example_input(args), tied=args.tied or file.tied)
+    save(pruned, args.out, selection=file.selection, provenance=provenance.collect(inputs=[args.data, args.weights, args.plan]))
 
 
 def _repaired(args: argparse.Namespace, model, plan: dict[str, list[int]]):

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         images=len(split),
         seed=args.seed,
         spec=model.fgp_spec and model.fgp_spec.to_dict(),
-        provenance=provenance.collect(str(device), threads=torch.get_num_threads()),
+        provenance=provenance.collect(str(device), [args.data, args.weights], threads=torch.get_num_threads()),
     )
     print(f"{args.method}: scored {len(scores)} layers, {len(split)} training images offered, {seconds:.2f} s -> {args.out}")
 

@@ -52,18 +52,17 @@ def run(args: argparse.Namespace) -> None:
         model = fgp.load(args.weights)
         result.check_fits(model, dataset, args.weights)
     tags = training.tags(args, args.method, args.selection or "sparse")
-    engine = Engine.from_args(args)
-    checkpoint, label = training.checkpoint(args, args.weights), training.label(tags, args.seed)
-    history = fit(
-        model, dataset.train, dataset, recipe, args.seed, device, hook=hook, engine=engine, checkpoint=checkpoint, label=label
-    )
-    if args.plan:
-        _write_plan(args, hook, model, history.seconds)
-    elif args.scores:
-        _write_scores(args, hook, model, history.seconds)
-    after = evaluate(model, dataset.test, dataset, device, recipe.batch_size) if args.metrics else None
-    training.write(args, model, recipe, dataset, history, device, tags, before=None, after=after, score_seconds=None)
-    checkpoint.remove()
+    run = {"hook": hook, "engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
+    entries, inputs = {"before": None, "score_seconds": None}, [args.weights]
+    with training.checkpoint(args, device, args.weights) as checkpoint:
+        history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
+        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size) if args.metrics else None
+        with checkpoint.results():
+            if args.plan:
+                _write_plan(args, hook, model, history.seconds)
+            elif args.scores:
+                _write_scores(args, hook, model, history.seconds)
+            training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
 
 
 def _method(args: argparse.Namespace) -> ModuleType:
@@ -122,7 +121,7 @@ def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
         **facts(structure, plan, args.tied),
         selection=args.selection,
         spec=model.fgp_spec.to_dict(),
-        provenance=provenance.collect(seed=args.seed, seconds=seconds),
+        provenance=provenance.collect(inputs=[args.data, args.weights], seed=args.seed, seconds=seconds),
     )
 
 
@@ -138,5 +137,5 @@ def _write_scores(args: argparse.Namespace, hook, model, seconds: float) -> None
         seconds=seconds,
         seed=args.seed,
         spec=model.fgp_spec.to_dict(),
-        provenance=provenance.collect(),
+        provenance=provenance.collect(inputs=[args.data, args.weights]),
     )

@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError("--width: an architecture from a file has its own width; leave --width out")
     if args.network and args.epochs_scale != "equal":
         raise FgpError("--epochs-scale flops: compares a pruned architecture with its dense network; give --architecture")
+    from fgp.train import distributed
+
+    group = distributed.join(args.device)
     device = common.set_up_device(args)
     from fgp import data
     from fgp.evaluate import evaluate
@@ -51,12 +54,15 @@ def run(args: argparse.Namespace) -> None:
         dense, own = result.cost_on(result.dense_twin(model), dataset), result.cost_on(model, dataset)
         recipe = recipe.stretched(min(_MOST_TIMES_EPOCHS, dense.macs / own.macs))
     tags = training.tags(args, "scratch" if args.architecture else "dense", "unpruned")
-    engine = Engine.from_args(args)
-    checkpoint, label = training.checkpoint(args, args.architecture), training.label(tags, args.seed)
-    history = fit(model, dataset.train, dataset, recipe, args.seed, device, engine=engine, checkpoint=checkpoint, label=label)
-    after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-    training.write(args, model, recipe, dataset, history, device, tags, before=None, after=after, score_seconds=None)
-    checkpoint.remove()
+    run = {"engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
+    entries, inputs = {"before": None, "score_seconds": None}, [args.architecture]
+    with training.checkpoint(args, device, args.architecture) as checkpoint:
+        history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
+        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+        if group.leader:
+            with checkpoint.results():
+                training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
+    group.leave()
 
 
 def _fresh(args: argparse.Namespace, dataset):

@@ -1,9 +1,12 @@
 """Arguments and outputs that the subcommands train and finetune share."""
 
 import argparse
+import contextlib
+import functools
 import hashlib
 import json
-import os
+import modulefinder
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fgp.cli import common
@@ -13,6 +16,12 @@ from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 _OWN_TAGS = ("task", "dataset", "method", "selection")
+_PROJECT = Path(__file__).parents[2]
+_IMPORTED_ON_USE = ("fgp.checkpoint", "fgp.data.dataset")
+"""Modules that a training uses by a name of their package, such as `fgp.load`; so it does the networks, by `fgp.models.build`."""
+_FILES = ("data", "weights", "architecture", "out", "curve", "metrics", "plan", "scores")
+_NO_PART = {"run", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
+"""Arguments without a part in the training, and those that stand for something else: the content of a file, a device."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,29 +80,88 @@ def new_network(args: argparse.Namespace, dataset):
     return model
 
 
-def checkpoint(args: argparse.Namespace, *weights: str | None):
-    """Return the checkpoint of this training, valid for this command line, code, torch and content of the input files.
+@contextlib.contextmanager
+def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterator:
+    """Claim --out in this context and yield the `fgp.train.resume.Checkpoint` of this training; of several processes the leader.
+
+    What a checkpoint is valid for: the arguments that have a part in the training, the content of its input files, the code
+    that it runs, the versions of the packages and the engine; on the CPU, where a resumed training is bit-identical, the model
+    of the processor and the threads too. Not paths, tags and times: an input that was made again the same is the same.
 
     Args:
         args: the parsed command line.
+        device: torch.device of the training.
         weights: the weights files that the training starts from, None for none.
+
+    Raises:
+        FgpError: the engine does not fit the device.
     """
     import torch
 
     from fgp import provenance
-    from fgp.train.resume import Checkpoint
+    from fgp.train import distributed
+    from fgp.train.resume import Checkpoint, Claim
 
-    inputs = [os.stat(path) for path in (args.data, *weights) if path]
-    facts = [provenance.COMMAND.get(), torch.__version__, [(file.st_size, file.st_mtime_ns) for file in inputs]]
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    project = Path(__file__).parents[2]
-    for source in sorted(path for package in ("fgp", "baselines") for path in (project / package).rglob("*.py")):
+    group, about = distributed.group(), provenance.collect()
+    method = getattr(args, "method", None)
+    modules = [f"fgp.cli.{args.subcommand}", *([f"baselines.{method.replace('-', '_')}"] if method else [])]
+    facts = {
+        "arguments": {name: value for name, value in vars(args).items() if name not in _NO_PART},
+        "engine": [device.type, group.size, Engine.from_args(args).resolved(device, plain=True).model_dump()],
+        "inputs": [_content(path) for path in (args.data, *weights) if path],
+        "versions": about["versions"],
+        "cpu": [about["hardware"]["cpu"], torch.get_num_threads()] if device.type == "cpu" else None,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for source in sources(*modules):
         digest.update(source.read_bytes())
-    return Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds)
+    with Claim(args.out) if group.leader else contextlib.nullcontext() as claim:
+        yield Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim)
+
+
+@functools.cache
+def sources(*modules: str) -> list[Path]:
+    """Return the files of this project that a training by these modules runs: those, and all that they import."""
+    finder = _Finder(path=[str(_PROJECT)])
+    networks = (f"fgp.models.{path.stem}" for path in (_PROJECT / "fgp/models").glob("*.py"))
+    for module in (*modules, *_IMPORTED_ON_USE, *networks):
+        with contextlib.suppress(ImportError):  # of a method without a file, registered by a program
+            finder.import_hook(module)
+    return sorted({Path(module.__file__) for module in finder.modules.values() if module.__file__})
+
+
+class _Finder(modulefinder.ModuleFinder):
+    """Follows imports, those inside functions too, within this project."""
+
+    def import_module(self, partname: str, fqname: str, parent: object) -> object:
+        ours = fqname.partition(".")[0] in ("fgp", "baselines")
+        return super().import_module(partname, fqname, parent) if ours else None
+
+
+def _content(path: str) -> str:
+    """Return a hash of a safetensors file without the provenance, which holds the time, in its metadata `fgp`.
+
+    The whole file is read, a second or so a gigabyte; the training reads it anyway.
+    """
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        digest = hashlib.file_digest(file, "sha256")
+    metadata = json.loads(header.pop("__metadata__")["fgp"])
+    metadata.pop("provenance", None)
+    digest.update(json.dumps([header, metadata], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def write(
-    args: argparse.Namespace, model, recipe: Recipe, dataset, history, device, tags: dict[str, str], **entries: object
+    args: argparse.Namespace,
+    model,
+    recipe: Recipe,
+    dataset,
+    history,
+    device,
+    tags: dict[str, str],
+    inputs: Sequence[str | None] = (),
+    **entries: object,
 ) -> None:
     """Write the weights, the training curve and the metrics, the last last.
 
@@ -104,15 +172,15 @@ def write(
         dataset: what it was trained on.
         history: what `fgp.train.fit` returned.
         device: where it was trained.
-        tags: what `tags` returned; `code`, a hash of the code, goes into the provenance.
+        tags: what `tags` returned.
+        inputs: the files besides the data that the training started from, None for none.
         entries: before, after (percent) and score_seconds of the metrics.
     """
     import fgp
     from fgp.train import result
 
-    named = dict(tags)
-    provenance = result.origin(recipe, history, device, named.pop("code", None))
-    values = {**named, **result.entries(model, dataset, recipe, history), "seed": args.seed, **entries, "provenance": provenance}
+    provenance = result.origin(recipe, history, device, [args.data, *inputs])
+    values = {**tags, **result.entries(model, dataset, recipe, history), "seed": args.seed, **entries, "provenance": provenance}
     fgp.save(model, args.out, provenance=provenance)
     if args.curve:
         history.write(args.curve)

@@ -1,5 +1,7 @@
 """What is written about a trained network: cost, channels, provenance."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -46,10 +48,10 @@ def check_fits(model: nn.Module, dataset, file: str) -> None:
         raise FgpError(f"{file}: {spec.num_classes} outputs, the data set needs {dataset.outputs}; train a network on these data")
 
 
-def origin(recipe: Recipe, history: History, device: torch.device, code: str | None) -> dict:
-    """Return the provenance of a trained network; `code` is a hash of the code, where the caller has one."""
-    facts = {"recipe": recipe.model_dump(mode="json"), "engine": history.engine, "code": code}
-    return provenance.collect(str(device), **facts, threads=torch.get_num_threads())
+def origin(recipe: Recipe, history: History, device: torch.device, inputs: Iterable[str | None]) -> dict:
+    """Return the provenance of a trained network, made from the files `inputs`."""
+    facts = {"recipe": recipe.model_dump(mode="json"), "engine": history.engine}
+    return provenance.collect(str(device), inputs, **facts, threads=torch.get_num_threads())
 
 
 def entries(model: nn.Module, dataset, recipe: Recipe, history: History) -> dict:

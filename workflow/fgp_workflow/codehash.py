@@ -5,33 +5,49 @@ Snakemake does not see changes in imported modules. A rule that carries `params:
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Packages that import their modules by name at run time: to import the package is to import all of them.
-WHOLE = {"fgp.models"}
 PACKAGES = {"fgp": ROOT / "fgp", "baselines": ROOT / "baselines", "fgp_workflow": Path(__file__).parent}
 
 
 @cache
-def of(*modules: str) -> str:
-    """Return a short hash over `modules` and everything of this project that they import, at whatever depth."""
+def of(*modules: str, but: frozenset[str] = frozenset()) -> str:
+    """Return a short hash over `modules` and everything of this project that they import, at whatever depth.
+
+    A module that is imported by a name known at run time only (a network, a method) is to be named.
+
+    Args:
+        modules: full names.
+        but: modules that do not count unless they are among `modules`: the alternatives that a stage leaves alone.
+    """
     files: set[Path] = set()
+    followed = {file for name in but for file in _files(name)[-1:]}
     for module in modules:
-        _add(module, files)
+        if module in but:
+            _add(module, files, set())
+    for module in modules:
+        _add(module, files, followed)
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
-def _add(module: str, files: set[Path]) -> None:
-    for file in _files(module):
-        if file not in files:
-            files.add(file)
-            for name in _imports(file):
-                _add(name, files)
+def _add(module: str, files: set[Path], followed: set[Path]) -> None:
+    """Add the files of a module and of what it imports to `files`; what stands in `followed` has been done, or is left out.
+
+    The imports of a package do not count where only a module of it is imported.
+    """
+    *packages, own = _files(module) or (None,)
+    files.update(packages)
+    if own and own not in followed:
+        files.add(own)
+        followed.add(own)
+        for name in _imports(own):
+            _add(name, files, followed)
 
 
 @cache
@@ -49,25 +65,30 @@ def _files(module: str) -> tuple[Path, ...]:
         else:
             found.append(folder / f"{part}.py")
             break
-    if module in WHOLE:
-        found += sorted(folder.glob("*.py"))
     return tuple(file for file in found if file.exists())
 
 
 @cache
 def _imports(file: Path) -> frozenset[str]:
     """Return the modules that a file imports, inside functions too; names imported on first use count as their modules."""
-    nodes = list(ast.walk(ast.parse(file.read_text(), str(file))))
+    nodes = list(_run(ast.parse(file.read_text(), str(file))))
     bound: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):
             bound.update({alias.asname or alias.name: alias.name for alias in node.names})
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             bound.update({alias.asname or alias.name: _member(node.module, alias.name) for alias in node.names})
-            bound[node.module] = node.module
     used = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
     members = {_member(bound[node.value.id], node.attr) for node in used if node.value.id in bound}
     return frozenset(bound.values()) | members
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk a tree without what is there for type checkers only."""
+    yield node
+    checking = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    for child in node.orelse if checking else ast.iter_child_nodes(node):
+        yield from _run(child)
 
 
 def _member(package: str, name: str) -> str:

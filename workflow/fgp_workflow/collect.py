@@ -7,14 +7,17 @@ import argparse
 import csv
 import math
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from fgp.errors import FgpError
-from fgp.files import atomic, read_json
+from fgp.errors import FgpError, exit_status
+from fgp.files import atomic, read_json, require_file
 from fgp.metrics import read_metrics
+from fgp_workflow.grid import Grid
 from fgp_workflow.inputs import read_grid
+from fgp_workflow.proof import Proof
 
 KEYS = ("task", "seed", "method", "selection")
 _TEXTS = (*("task", "dataset", "network", "method", "selection", "metric"), "commit", "hardware", "finished", "latency_hardware")
@@ -24,20 +27,25 @@ COLUMNS = (
     *("macs", "params", "dense_macs", "dense_params", "macs_remaining_percent", "params_remaining_percent", "kept_percent"),
     *("score_seconds", "train_seconds", "epochs", "commit", "dirty", "hardware", "finished", "latency_hardware"),
 )
+_REQUIRED = (*("task", "dataset", "network", "width", "seed", "method", "selection", "metric", "after_percent"), *_INTEGERS)
+_BATCH = re.compile("[0-9]{1,9}")
+_LARGEST = 1e15
 _LATENCY = ("median_ms", "q1_ms", "q3_ms", "images_per_second")
 
 
-def cell(path: str | os.PathLike) -> dict:
+def cell(path: str | os.PathLike, proof: Proof | None = None) -> dict:
     """Read one `<task>/seed<S>/<method>/<selection>/metrics.json` into a row of `cells.csv`; shares become percent.
 
     Raises:
-        FgpError: a key is missing or of the wrong type, or the file contradicts its own path.
+        FgpError: a key is missing or of the wrong type, the file contradicts its own path, or `proof` refuses it.
     """
     metrics = read_metrics(path)
     parts = Path(path).parts
     said = "{task}/seed{seed}/{method}/{selection}/metrics.json".format(**metrics)
     if "/".join(parts[-5:]) != said:
         raise FgpError(f"{path}: its content belongs to {said}; delete it and run the stage that writes it again")
+    if proof:
+        proof.check_cell(path, metrics)
     kept, channels = (sum(metrics[key].values()) for key in ("kept", "channels"))
     provenance = metrics["provenance"]
     return {
@@ -55,7 +63,7 @@ def cell(path: str | os.PathLike) -> dict:
     }
 
 
-def latencies(path: str | os.PathLike) -> dict[tuple[str, ...], dict]:
+def latencies(path: str | os.PathLike, proof: Proof | None = None) -> dict[tuple[str, ...], dict]:
     """Read one `<task>/seed<S>/latency.json`.
 
     Returns:
@@ -63,13 +71,13 @@ def latencies(path: str | os.PathLike) -> dict[tuple[str, ...], dict]:
         `..._images_per_second` and `latency_hardware`.
 
     Raises:
-        FgpError: the path or a key is not as described.
+        FgpError: the path or a key is not as described, or `proof` refuses the file.
     """
     content = read_json(path)
     task, seed = ("", "", *Path(path).parts)[-3:-1]
     if not seed.startswith("seed") or not seed.removeprefix("seed").isdigit():
         raise FgpError(f"{path}: expected a path <task>/seed<S>/latency.json")
-    hardware = _hardware(content.get("provenance", {}), content.get("threads"))
+    hardware = _hardware(_mapping(content, "provenance", path), content.get("threads"))
     rows = {}
     for network in _mapping(content, "latency", path):
         method, slash, selection = network.partition("/")
@@ -79,39 +87,65 @@ def latencies(path: str | os.PathLike) -> dict[tuple[str, ...], dict]:
         for batch, numbers in _mapping(content["latency"], network, path).items():
             for name in _LATENCY:
                 value = numbers.get(name) if isinstance(numbers, dict) else None
-                if not batch.isdigit() or not isinstance(value, int | float) or not math.isfinite(value):
+                if not _BATCH.fullmatch(batch) or type(value) not in (int, float) or not 0 <= value < _LARGEST:
                     raise FgpError(
                         f"{path}: key latency.{network}.{batch}.{name}: expected a number, found {value!r}; measure again"
                     )
                 row[f"latency_b{batch}_{name}"] = value
         rows[task, seed.removeprefix("seed"), method, selection] = row
+    if proof:
+        proof.check_latency(path, content)
     return rows
 
 
-def collect(metrics: Iterable[str | os.PathLike], latency: Iterable[str | os.PathLike] = ()) -> list[dict]:
+def collect(
+    metrics: Iterable[str | os.PathLike],
+    latency: Iterable[str | os.PathLike] = (),
+    proof: Proof | None = None,
+    holes: dict[str, str] | None = None,
+) -> list[dict]:
     """Join metrics and latencies into rows, sorted by task, seed, method and selection.
 
-    Latencies of networks without a cell are left out.
+    Latencies of networks without a cell are left out. With `proof`, every file must belong to its configuration.
+    With `holes`, a file that is missing or wrong is left out and entered there with the reason.
 
     Raises:
         FgpError: a file is wrong (see `cell`, `latencies`) or a cell or latency occurs twice.
     """
     rows: dict[tuple[str, ...], tuple[dict, object]] = {}
     for path in metrics:
-        row = cell(path)
+        row = _read(cell, path, proof, holes)
+        if row is None:
+            continue
         key = tuple(str(row[name]) for name in KEYS)
         if key in rows:
             raise FgpError(f"{path}: the same cell as {rows[key][1]} ({_named(key)}); give it once")
         rows[key] = (row, path)
     measured: dict[tuple[str, ...], object] = {}
     for path in latency:
-        for key, columns in latencies(path).items():
+        for key, columns in (_read(latencies, path, proof, holes) or {}).items():
             if key in measured:
                 raise FgpError(f"{path}: {_named(key)} was also measured in {measured[key]}; give one of them")
             measured[key] = path
             if key in rows:
                 rows[key][0].update(columns)
     return sorted((row for row, _ in rows.values()), key=lambda row: tuple(row[name] for name in KEYS))
+
+
+def _read(reader: Callable, path: str | os.PathLike, proof: Proof | None, holes: dict[str, str] | None) -> dict | None:
+    try:
+        return reader(path, proof)
+    except FgpError as error:
+        if holes is None:
+            raise
+        holes[str(path)] = str(error)
+        return None
+
+
+def files(grid: Grid, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the metrics and the latency files of every cell of a configuration, below the folder of its run."""
+    latency = [folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.seeds_of(task)]
+    return [folder / cell / "metrics.json" for cell in grid.folders()], latency
 
 
 def write(rows: Sequence[dict], path: str | os.PathLike) -> None:
@@ -130,6 +164,7 @@ def read(path: str | os.PathLike) -> list[dict]:
     Raises:
         FgpError: the file cannot be read, lacks a column, holds a field that is no number where one belongs, or repeats a cell.
     """
+    require_file(path, "write it with python -m fgp_workflow.collect")
     try:
         with open(path, newline="") as stream:
             reader = csv.DictReader(stream)
@@ -139,6 +174,8 @@ def read(path: str | os.PathLike) -> list[dict]:
             rows = [{name: _parse(name, text, path) for name, text in row.items()} for row in reader]
     except OSError as error:
         raise FgpError(f"{path}: cannot be read ({error.strerror}); write it with python -m fgp_workflow.collect") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise FgpError(f"{path}: not a table of cells ({error}); write it with python -m fgp_workflow.collect") from None
     seen = set()
     for row in rows:
         key = tuple(str(row[name]) for name in KEYS)
@@ -152,14 +189,19 @@ def _parse(name: str | None, text: str | None, path: str | os.PathLike) -> objec
     if name is None or text is None:
         raise FgpError(f"{path}: a row has more or fewer fields than the header; collect the cells again")
     if not text:
+        if name in _REQUIRED:
+            raise FgpError(f"{path}: column {name}: a field is empty; collect the cells again")
         return None
     if name in _TEXTS:
         return text
     if name == "dirty":
         return text == "True"
     try:
-        return int(text) if name in _INTEGERS else float(text)
-    except ValueError:
+        value = int(text) if name in _INTEGERS else float(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
+    except (ValueError, OverflowError):
         raise FgpError(f"{path}: column {name}: {text!r} is no number; collect the cells again") from None
 
 
@@ -175,7 +217,8 @@ def _named(key: Sequence[str]) -> str:
 
 def _hardware(provenance: dict, threads: int | None = None) -> str | None:
     """Return one line such as "Some CPU, cpu, 1 threads" or "Some CPU, Some GPU"."""
-    hardware = provenance.get("hardware") or {}
+    hardware = provenance.get("hardware")
+    hardware = hardware if isinstance(hardware, dict) else {}
     threads = provenance.get("threads", threads)
     parts = [hardware.get("cpu"), hardware.get("gpu") or hardware.get("device"), f"threads {threads}" if threads else None]
     return ", ".join(str(part) for part in parts if part) or None
@@ -190,23 +233,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", metavar="FILE", help="the resolved configuration of a run: collect its cells, below its folder"
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="cells.csv")
+    parser.add_argument("--missing-ok", action="store_true", help="leave out cells that are missing or wrong, and say which")
     args = parser.parse_args(argv)
-    try:
-        metrics, latency = list(args.metrics), list(args.latency)
+
+    def make() -> None:
+        metrics, latency, proof = list(args.metrics), list(args.latency), None
         if args.config:
-            folder = Path(args.config).parent
             grid = read_grid(args.config)
-            metrics += [folder / cell / "metrics.json" for cell in grid.folders()]
-            latency += [
-                folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.seeds_of(task)
-            ]
+            proof = Proof(grid)
+            more_metrics, more_latency = files(grid, Path(args.config).parent)
+            metrics, latency = metrics + more_metrics, latency + more_latency
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")
-        write(collect(metrics, latency), args.out)
-    except FgpError as error:
-        print(f"collect: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        holes = {} if args.missing_ok else None
+        rows = collect(metrics, latency, proof, holes)
+        for reason in (holes or {}).values():
+            print(f"left out: {reason}", file=sys.stderr)
+        write(rows, args.out)
+
+    return exit_status("collect", make)
 
 
 if __name__ == "__main__":

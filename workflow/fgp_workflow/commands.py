@@ -36,9 +36,9 @@ class Commands:
         return self.folder(task, seed, method, "scores.safetensors")
 
     def data(self, dataset: str) -> str:
-        """Flags of `fgp data` for a data set of the grid."""
+        """`fgp data` for a data set of the grid."""
         section = self.grid.datasets[dataset]
-        words = ["--source", section.source, "--seed", section.seed]
+        words = ["data", "--source", section.source, "--seed", section.seed, "--out", f"{self.root}/data/{dataset}.safetensors"]
         if self.config.data_root:
             words += ["--root", self.config.data_root]
         if section.size:
@@ -49,21 +49,24 @@ class Commands:
         return _join(words + ["--download"] * section.download)
 
     def train(self, task: str, seed: int | str) -> str:
-        """Flags of `fgp train` for the dense network, but for its input and output files."""
+        """`fgp train` for the dense network."""
         section = self.grid.tasks[task]
-        network = ["--network", section.network, "--width", section.width]
-        return _join(network + self._run(seed) + self._tags(task, *DENSE) + self._recipe(section.recipe))
+        words = ["train", "--network", section.network, "--width", section.width]
+        return _join(words + self._trained(Cell(task, *DENSE), seed) + self._training(section.recipe))
 
     def own_stage(self, task: str, seed: int | str, method: str, selection: str = "sparse") -> str:
-        """Flags of `fgp stage` for a method's own training, but for its data and output files; `selection` of a gradual one."""
+        """`fgp stage` for a method's own training; `selection` of a gradual one."""
         section, about = self.grid.tasks[task], facts(method)
         from_dense = about.start == "dense"
-        words = ["--weights", self.dense(task, seed)] if from_dense else ["--network", section.network, "--width", section.width]
-        words += ["--method", method, *_options(section.options.get(method, {}))]
+        start = ["--weights", self.dense(task, seed)] if from_dense else ["--network", section.network, "--width", section.width]
+        words = ["stage", "--data", self.data_file(task), *start, "--method", method]
+        words += _options(section.options.get(method, {}))
+        for key, path in self.own_outputs(method).items():
+            words += [f"--{key}", path.format(task=task, seed=seed, selection=selection)]
         if about.kind == "gradual":
             words += ["--selection", selection, *["--tied"] * section.tied]
         recipe = section.stage_recipes.get(method, section.finetune if from_dense else section.recipe)
-        return _join(words + self._run(seed) + self._tags(task, method, selection) + self._recipe(recipe))
+        return _join(words + self._run(seed) + self._tags(task, method, selection) + self._training(recipe))
 
     def own_inputs(self, task: str, seed: int | str, method: str) -> list[str]:
         """The networks that a method's own training starts from."""
@@ -82,14 +85,14 @@ class Commands:
 
     def score(self, scoring: Scoring, seed: int | str) -> str:
         """All `fgp score` of one process, joined by `then`."""
-        task, commands = scoring.task, []
-        for method in scoring.methods:
-            words = ["score", "--data", self.data_file(task), "--weights", self.scored(task, method, seed), "--method", method]
-            if facts(method).kind == "criterion":
-                words += _options(self.grid.tasks[task].options.get(method, {}))
-            words += [*self._images(), *self._run(seed), "--out", self.scores(task, method, seed)]
-            commands.append(_join(words))
-        return " then ".join(commands)
+        return " then ".join(self.scoring(scoring.task, method, seed) for method in scoring.methods)
+
+    def scoring(self, task: str, method: str, seed: int | str) -> str:
+        """`fgp score` for a method."""
+        words = ["score", "--data", self.data_file(task), "--weights", self.scored(task, method, seed), "--method", method]
+        if facts(method).kind == "criterion":
+            words += _options(self.grid.tasks[task].options.get(method, {}))
+        return _join([*words, *self._images(), *self._run(seed), "--out", self.scores(task, method, seed)])
 
     def sources(self, batch: Batch, seed: int | str) -> list[str]:
         """What a batch reads besides the data: networks, and what the channels are selected by."""
@@ -110,21 +113,14 @@ class Commands:
         names += ["plan.json"] * (batch.kind in ("criterion", "sparse-training"))
         return [self.folder(batch.task, "{seed}", cell.path, name) for cell in batch.cells for name in names]
 
-    def modules(self, batch: Batch) -> list[str]:
-        """The modules whose code a batch runs: its subcommands, and the methods that take part in them."""
-        if batch.kind == "architecture":
-            words = ["train"]
-        elif batch.kind == "scratch":
-            words = ["prune", "train"]
-        else:
-            words = ["plan"] * (batch.kind != "gradual") + ["prune", "finetune"]
-        active = [name for name in batch.methods if any(hasattr(module(name), part) for part in ("repair", "finetuning"))]
-        return [*(f"fgp.cli.{word}" for word in words), *map(method_module, active)]
-
     def cells(self, batch: Batch, seed: int | str) -> str:
         """All subcommands of a batch, joined by `then`."""
-        make = {"scratch": self._scratch_cell, "architecture": self._architecture_cell}.get(batch.kind, self._cell)
-        return " then ".join(_join(words) for cell in batch.cells for words in make(cell, seed))
+        return " then ".join(command for cell in batch.cells for command in self.cell(cell, seed))
+
+    def cell(self, cell: Cell, seed: int | str) -> list[str]:
+        """The subcommands of a cell."""
+        make = {"scratch": self._scratch_cell, "architecture": self._architecture_cell}.get(facts(cell.method).kind, self._cell)
+        return [_join(words) for words in make(cell, seed)]
 
     def networks(self, task: str, seed: int | str) -> dict[str, str]:
         """Weights of the dense and of every pruned network of a task and seed, by `<method>/<selection>`."""
@@ -132,9 +128,10 @@ class Commands:
         return {path: f"{self.folder(task, seed, path)}/model.safetensors" for path in paths}
 
     def latency(self, task: str, seed: int | str) -> str:
-        """Flags of `fgp measure` for all networks of a task and seed."""
+        """`fgp measure` for all networks of a task and seed."""
         section = self.config.latency
-        words = ["--weights", *(f"{name}={path}" for name, path in self.networks(task, seed).items())]
+        words = ["measure", "--data", self.data_file(task), "--out", self.folder(task, seed, "latency.json")]
+        words += ["--weights", *(f"{name}={path}" for name, path in self.networks(task, seed).items())]
         words += ["--batch-sizes", *section.batch_sizes, "--seconds", section.seconds]
         return _join([*words, "--threads", section.threads, "--device", self.config.device])
 
@@ -155,12 +152,12 @@ class Commands:
             prune += ["--repair", cell.method, *self._images(), *self._run(seed)]
         if hasattr(method, "finetuning"):
             finetune += ["--method", cell.method]
-        return [*plan, prune, [*finetune, *self._trained(cell, seed), *self._recipe(self.grid.tasks[cell.task].finetune)]]
+        return [*plan, prune, [*finetune, *self._trained(cell, seed), *self._training(self.grid.tasks[cell.task].finetune)]]
 
     def _architecture_cell(self, cell: Cell, seed: int | str) -> list[list]:
         section = self.grid.tasks[cell.task]
         network = ["--network", facts(cell.method).networks[section.network], "--width", section.width]
-        return [["train", *network, *self._trained(cell, seed), *self._recipe(section.recipe)]]
+        return [["train", *network, *self._trained(cell, seed), *self._training(section.recipe)]]
 
     def _scratch_cell(self, cell: Cell, seed: int | str) -> list[list]:
         about = facts(cell.method)
@@ -168,7 +165,7 @@ class Commands:
         network = ["--weights", self.dense(cell.task, seed), *self._traced(cell)]
         plan = self._copied_plan(cell, seed)
         scale = ["--epochs-scale", "flops" if about.equal == "flops" else "equal"]
-        recipe = self._recipe(self.grid.tasks[cell.task].recipe)
+        recipe = self._training(self.grid.tasks[cell.task].recipe)
         return [
             ["prune", *network, "--plan", plan, "--out", pruned],
             ["train", "--architecture", pruned, *scale, *self._trained(cell, seed), *recipe],
@@ -196,14 +193,14 @@ class Commands:
         return ["--batch-size", section.batch_size] + (["--images", section.images] if section.images else [])
 
     def _run(self, seed: int | str) -> list:
-        return ["--seed", seed, "--device", self.config.device, "--threads", self.config.threads]
+        return ["--seed", seed, "--device", self.config.device]
 
     def _tags(self, task: str, method: str, selection: str) -> list[str]:
         tags = {"task": task, "dataset": self.grid.tasks[task].dataset, "method": method, "selection": selection}
         return [word for key, value in tags.items() for word in ("--tag", f"{key}={value}")]
 
-    def _recipe(self, name: str) -> list[str]:
-        return self.config.recipes[name].flags()
+    def _training(self, recipe: str) -> list[str]:
+        return self.config.engine.flags() + self.config.recipes[recipe].flags()
 
 
 def method_module(method: str) -> str:

@@ -5,7 +5,7 @@ import inspect
 import reprlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import baselines
 from fgp.data.preparing import SOURCES
@@ -20,7 +20,21 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2
 _ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
-Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _at_least(smallest: float) -> AfterValidator:
+    """Refuse a share that the name of a selection would round to nothing."""
+
+    def check(share: float) -> float:
+        if share < smallest:
+            raise ValueError(f"give at least {smallest}")
+        return share
+
+    return AfterValidator(check)
+
+
+Share = Annotated[float, Field(gt=0, le=1), _at_least(0.01)]
+Budget = Annotated[float, Field(gt=0, le=1), _at_least(0.0001)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -64,10 +78,10 @@ class Task(_Section):
     )
     without: tuple[str, ...] = Field((), description="methods that do not run on this task though they are meant for its network")
     k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
-    budgets: dict[str, Share] = Field(
+    budgets: dict[str, Budget] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
     )
-    at_printed: dict[str, Share] = Field(
+    at_printed: dict[str, Budget] = Field(
         {}, description="method -> share of MACs at which the paper prints it, where not a budget"
     )
     round_to: int | None = Field(
@@ -152,7 +166,7 @@ class Config(_Section):
     data_root: str | None = Field(None, description="folder with the data sets; null: the environment variable FGP_DATA")
     device: Literal["cpu", "cuda", "auto"] = Field("auto", description="auto: cuda where there is one; which GPU: docs/gpus.md")
     gpu_slots: int = Field(1, ge=1, description="jobs that may share a GPU; docs/gpus.md")
-    threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job")
+    threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job; a change repeats nothing")
     cells_per_job: int = Field(1, ge=1, description="cells of one task, seed and method that share a process")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="one run of everything each")
     datasets: dict[Name, Dataset] = Field(description="data sets by name")
@@ -279,6 +293,8 @@ def _check_consistency(config: Config, file: str) -> None:
             raise FgpError(f"{file}: tasks.{name}.round_to: there are no `budgets` or `at_printed` to round; remove it")
         if unknown := set(task.seeds or ()) - set(config.seeds):
             raise FgpError(f"{file}: tasks.{name}.seeds: {min(unknown)} is not among `seeds`; add it there")
+    if config.figures.fig1 and not config.tasks[config.figures.fig1.task].k:
+        raise FgpError(f"{file}: figures.fig1.task: {config.figures.fig1.task} has no `k`; give it one or drop fig1")
     if config.figures.fig3b and NETWORKS[config.tasks[config.figures.fig3b.task].network].task != "classification":
         raise FgpError(f"{file}: figures.fig3b.task: {config.figures.fig3b.task} is no classification task")
 

@@ -1,4 +1,4 @@
-"""Means, sample standard deviations and paired differences over seeds."""
+"""Means, sample standard deviations and paired differences over seeds; what is said of cells that are not there."""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,16 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
     """Summarise `value - reference` over the seeds that both have."""
     return estimate(values[seed] - reference[seed] for seed in values if seed in reference)
+
+
+def seeds_of(config: Mapping, task: str) -> tuple[int, ...]:
+    """Return the seeds that the configuration asks for in a task."""
+    return tuple(config["tasks"][task].get("seeds") or config["seeds"])
+
+
+def incomplete(missing: int, expected: int) -> str:
+    """Return what the title says of a result that lacks cells, "" where none is missing."""
+    return f"incomplete: {missing} of {expected} cells missing" if missing else ""
 
 
 class Cells:

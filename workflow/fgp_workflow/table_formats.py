@@ -12,7 +12,6 @@ from fgp_workflow.summary import Estimate
 from fgp_workflow.tables import Block, Row, Table
 
 NONE = "—"
-MISSING = "missing"
 _PRINTED = ("flops", "flops_percent", "params", "params_percent", "metric")
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -90,13 +89,15 @@ def _record(table: Table, block: Block, row: Row) -> dict[str, object]:
         record.update({f"printed_{name}": row.printed.values.get(name) for name in _PRINTED})
         record["printed_marks"] = "; ".join(f"{name}: {text}" for name, text in row.printed.marks.items())
     record["notes"] = "; ".join(text for texts in row.notes.values() for text in texts)
+    if table.incomplete:
+        record["table_is"] = table.incomplete
     return record
 
 
 def to_markdown(table: Table) -> str:
     """Return the table as Markdown: one section a task, footnotes at the end."""
     notes = _Notes()
-    parts = [f"# Table {table.number}: {table.title}"]
+    parts = [f"# Table {table.number}: {_title(table)}"]
     for block in table.blocks:
         parts.append(f"## {block.title}")
         if block.remark:
@@ -108,6 +109,10 @@ def to_markdown(table: Table) -> str:
         parts.append("\n".join(f"- [{i}] {_markdown(text)}" for i, text in enumerate(notes.texts, 1)))
     parts.append("\n".join(f"- {_markdown(text)}" for text in table.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _title(table: Table) -> str:
+    return f"{table.title} ({table.incomplete})" if table.incomplete else table.title
 
 
 def _markdown_grid(grid: Sequence[Sequence[_Cell]], notes: _Notes) -> str:
@@ -138,7 +143,7 @@ def to_latex(table: Table) -> str:
         parts += [
             r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{latex(table.title)}: {latex(block.title)}.{remark}}}",
+            rf"\caption{{{latex(_title(table))}: {latex(block.title)}.{remark}}}",
             r"\resizebox{\textwidth}{!}{%",
             rf"\begin{{tabular}}{{lll{'r' * (len(lines[0]) - 3)}}}",
             r"\toprule",
@@ -202,7 +207,6 @@ def _grid(table: Table, block: Block) -> list[list[_Cell]]:
 def _ours(row: Row, percent: str) -> Iterable[_Cell]:
     value = row.values.get
     seeds = NONE if not row.method else str(row.n) if row.n >= row.expected else f"{row.n} of {row.expected}"
-    after = _points(value("after_percent")) if row.n or not row.method else MISSING
     yield _Cell(row.budget or NONE)
     yield _Cell(row.label, row.notes.get("label", ()))
     yield _Cell(row.way)
@@ -210,9 +214,9 @@ def _ours(row: Row, percent: str) -> Iterable[_Cell]:
     yield _Cell(_cost(value("macs"), value("macs_remaining_percent"), percent), row.notes.get("macs", ()))
     yield _Cell(_cost(value("params"), value("params_remaining_percent"), percent))
     yield _Cell(_points(value("before_percent")))
-    yield _Cell(after, row.notes.get("after", ()), row.best)
-    yield _Cell(_points(value("minus_dense_points"), "+"))
-    yield _Cell(_points(value("minus_fgp_points"), "+"))
+    yield _Cell(_points(value("after_percent")), row.notes.get("after", ()), row.best)
+    for name in ("minus_dense_points", "minus_fgp_points"):
+        yield _Cell(_points(value(name), "+"), row.notes.get(name, ()))
 
 
 def _theirs(row: Row, costs: Sequence[str], columns: int) -> Iterable[_Cell]:

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fgp.errors import FgpError
+from fgp.errors import exit_status
 from fgp.methods import Method
 from fgp.models.names import NETWORKS
 from fgp.selections import parse
 from fgp_workflow import collect, paper
 from fgp_workflow.grid import equal_macs
 from fgp_workflow.inputs import read_config, read_yaml
-from fgp_workflow.summary import Cells, Estimate, estimate, paired
+from fgp_workflow.summary import Cells, Estimate, estimate, incomplete, paired, seeds_of
 
 TITLES = {1: "Classification", 2: "Semantic segmentation", 3: "VGG-16 and methods that estimate the effect of removing a channel"}
 METRICS = {"classification": "top-1", "segmentation": "mIoU"}
 OWN = "own"
 TOLERANCE = 0.005
+NOT_THERE = "not there: failed or not run"
 _EQUAL = "macs-"
 _COLUMNS = (
     "macs",
@@ -37,7 +38,8 @@ _NOTES = (
     "the paper prints, and every other method is pruned to that share too.",
     "Values are means, ± the sample standard deviation where n > 1 seeds. Differences are in percentage points, paired by seed: "
     "Δ dense to the unpruned network, Δ FGP to FGP at the same MACs. Before and after mean before and after fine-tuning.",
-    "Bold: the highest mean after fine-tuning among the rows pruned to the same MACs. — : does not apply, or not run here.",
+    "Bold: the highest mean after fine-tuning among the rows pruned to the same MACs; a row that lacks seeds does not compete. "
+    "— : does not apply, or not run here.",
 )
 _PERCENT = {
     "remaining": "Percentages beside MACs and parameters are what remains of the dense one, as in the paper's Table {number}.",
@@ -88,13 +90,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `percent` ("remaining" or "reduction") is the convention of every percentage of cost."""
+    """A table.
+
+    Attributes:
+        number: as in the paper.
+        title: what it is about.
+        percent: "remaining" or "reduction", the convention of every percentage of cost.
+        blocks: one a task.
+        notes: below the table.
+        incomplete: how many of its cells are missing, as the title says it; "" for none.
+    """
 
     number: int
     title: str
     percent: str
     blocks: tuple[Block, ...]
     notes: tuple[str, ...]
+    incomplete: str = ""
 
 
 def build(number: int, rows: Sequence[Mapping], config: Mapping, methods: Mapping[str, Method], printed: Mapping) -> Table:
@@ -115,7 +127,10 @@ def build(number: int, rows: Sequence[Mapping], config: Mapping, methods: Mappin
     notes = [_NOTES[0], _PERCENT[section["percent"]].format(number=number), *_NOTES[1:]]
     if any(row.printed for block in blocks for row in block.rows):
         notes.append(f"Printed numbers stand as printed. {section['note'].strip()}")
-    return Table(number, TITLES[number], section["percent"], blocks, tuple(notes))
+    wanted = {(block.facts["task"], row.method, row.selection): row for block in blocks for row in block.rows}
+    expected = sum(row.expected for row in wanted.values())
+    there = sum(min(row.n, row.expected) for row in wanted.values())
+    return Table(number, TITLES[number], section["percent"], blocks, tuple(notes), incomplete(expected - there, expected))
 
 
 def _tasks(number: int, config: Mapping) -> list[str]:
@@ -219,18 +234,21 @@ def _measured(cells: Cells, task: str, config: Mapping, row: Row, fgp: str) -> R
         values["minus_dense_points"] = paired(after, cells.values(task, "dense", "unpruned", "after_percent"))
     if fgp:
         values["minus_fgp_points"] = paired(after, cells.values(task, "fgp", fgp, "after_percent"))
-    expected = len(config["tasks"][task]["seeds"] or config["seeds"])
+    seeds = seeds_of(config, task)
     notes = dict(row.notes)
     if not after:
-        notes["after"] = ("missing: cells.csv holds no seed of this cell.",)
-    elif len(after) < expected:
-        notes["n"] = ("Seeds are missing: cells.csv holds fewer of this cell than the configuration asks for.",)
+        notes["after"] = (f"{NOT_THERE}.",)
+    elif absent := sorted(set(seeds) - after.keys()):
+        notes["n"] = (f"seed {', '.join(map(str, absent))} {NOT_THERE}.",)
+    for name in ("minus_dense_points", "minus_fgp_points"):
+        if after and name in values and (pairs := values[name].n if values[name] else 0) < len(after):
+            notes[name] = (f"over {pairs} of {len(after)} seeds; what the others are compared with is {NOT_THERE}.",)
     remaining = values["macs_remaining_percent"]
     if remaining and row.selection.startswith(_EQUAL):
         share = parse(row.selection).value
         if abs(remaining.mean / 100 - share) > TOLERANCE * share:
             notes["macs"] = (f"Misses its MACs by more than {100 * TOLERANCE:g} %: no selection came closer.",)
-    return replace(row, n=len(after), expected=expected, values=values, notes=notes)
+    return replace(row, n=len(after), expected=len(seeds), values=values, notes=notes)
 
 
 def _mark_best(rows: Sequence[Row]) -> list[Row]:
@@ -295,15 +313,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     import baselines
     from fgp_workflow import table_formats
 
-    try:
+    def make() -> None:
         config = read_config(args.config)
         methods = {name: baselines.get(name).METHOD for name in config["methods"]}
         table = build(args.table, collect.read(args.cells), config, methods, read_yaml(args.paper))
         table_formats.write(table, Path(args.out_dir))
-    except FgpError as error:
-        print(f"tables: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status("tables", make)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ rule data:
     conda:
         "../../environment.yml"
     params:
-        flags=lambda wildcards: COMMANDS.data(wildcards.dataset),
-        code=codehash.of("fgp.cli.data"),
+        command=lambda wildcards: COMMANDS.data(wildcards.dataset),
+        code=lambda wildcards: CODES.data(wildcards.dataset),
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "python -m fgp data {params.flags} --out {output} > {log} 2>&1"
+        "FGP_CODE={params.code} python -m fgp {params.command} > {log} 2>&1"

@@ -15,11 +15,11 @@ rule dense:
     threads: CONFIG.threads
     resources:
         gpu=GPU,
+        gpu_mem_mb=lambda wildcards: gpu_mem_mb(wildcards.task),
     params:
-        flags=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
-        code=codehash.of("fgp.cli.train"),
+        command=lambda wildcards: COMMANDS.train(wildcards.task, wildcards.seed),
+        code=lambda wildcards: CODES.train(wildcards.task),
     message:
         "train {wildcards.task} seed {wildcards.seed}"
     shell:
-        "python -m fgp train --data {input.data} {params.flags}"
-        " --out {output.weights} --metrics {output.metrics} --curve {output.curve} > {log} 2>&1"
+        "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"

@@ -23,7 +23,7 @@ for figure in [name.removeprefix("fig") for name, section in CONFIG.figures if s
         params:
             figure=figure,
             stem=lambda wildcards, output: os.path.splitext(output[0])[0],
-            code=codehash.of("fgp_workflow.figures"),
+            code=CODES.reading("fgp_workflow.figures"),
         message:
             f"figure {figure}"
         shell:
@@ -55,7 +55,7 @@ if CONFIG.figures.fig1:
         params:
             stem=lambda wildcards, output: os.path.splitext(output[0])[0],
             flags=f"--classes {CONFIG.figures.fig1.classes} --channels {CONFIG.figures.fig1.channels}",
-            code=codehash.of("fgp_workflow.figures"),
+            code=CODES.reading("fgp_workflow.figures", CODES.network(CONFIG.figures.fig1.task)),
         message:
             "figure 1"
         shell:

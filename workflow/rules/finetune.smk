@@ -22,10 +22,11 @@ for batch in GRID.batches():
         threads: CONFIG.threads
         resources:
             gpu=GPU,
+            gpu_mem_mb=gpu_mem_mb(batch.task),
         params:
             command=lambda wildcards, batch=batch: COMMANDS.cells(batch, wildcards.seed),
-            code=codehash.of(*COMMANDS.modules(batch)),
+            code=CODES.cells(batch),
         message:
             f"fine-tune {batch.task} seed {{wildcards.seed}} {batch.label}"
         shell:
-            "python -m fgp {params.command} > {log} 2>&1"
+            "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"

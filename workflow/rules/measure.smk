@@ -13,16 +13,17 @@ rule latency:
         f"{ROOT}/benchmarks/latency/{{task}}-seed{{seed}}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1
+    threads: CONFIG.latency.threads if workflow.remote_exec else workflow.resource_settings.cores or CONFIG.latency.threads
     resources:
-        gpu=GPU,
+        gpu=every_gpu(),
+        gpu_mem_mb=lambda wildcards: gpu_mem_mb(wildcards.task),
     params:
-        flags=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
-        code=codehash.of("fgp.cli.measure"),
+        command=lambda wildcards: COMMANDS.latency(wildcards.task, wildcards.seed),
+        code=lambda wildcards: CODES.latency(wildcards.task),
     message:
         "measure {wildcards.task} seed {wildcards.seed}"
     shell:
-        "python -m fgp measure --data {input.data} {params.flags} --out {output} > {log} 2>&1"
+        "FGP_CODE={params.code} $ALONE_ON_GPU python -m fgp {params.command} > {log} 2>&1"
 
 
 rule collect:
@@ -37,7 +38,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        code=codehash.of("fgp_workflow.collect"),
+        code=CODES.reading("fgp_workflow.collect"),
     message:
         "collect the cells"
     shell:
@@ -49,6 +50,7 @@ rule resolved_config:
         f"{ROOT}/config.yaml",
     log:
         f"{ROOT}/logs/config.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -56,4 +58,4 @@ rule resolved_config:
     message:
         "write the resolved configuration"
     shell:
-        "printf %s {params.text:q} > {output} 2> {log}"
+        "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} || {{ rm -f {output}.part; exit 1; }}"

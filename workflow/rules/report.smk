@@ -2,6 +2,7 @@ rule html_report:
     input:
         TABLES,
         FIGURES,
+        captions=sorted(map(str, Path(workflow.basedir).glob("workflow/report/*.rst"))),
         config=f"{ROOT}/config.yaml",
     output:
         f"{ROOT}/report.html",
@@ -12,4 +13,5 @@ rule html_report:
     message:
         "report"
     shell:
-        "python -m snakemake all_tables all_figures --cores 1 --configfile {input.config} --nolock --report {output} > {log} 2>&1"
+        "python -m snakemake all_tables all_figures --cores 1 --configfile {input.config} --nolock"
+        " --report {output}.part.html > {log} 2>&1 && mv {output}.part.html {output}"

@@ -22,10 +22,11 @@ for scoring in GRID.scorings():
         threads: CONFIG.threads
         resources:
             gpu=GPU,
+            gpu_mem_mb=gpu_mem_mb(scoring.task),
         params:
             command=lambda wildcards, scoring=scoring: COMMANDS.score(scoring, wildcards.seed),
-            code=codehash.of("fgp.cli.score", *map(method_module, scoring.methods)),
+            code=CODES.score(scoring),
         message:
             f"score {scoring.task} seed {{wildcards.seed}} {scoring.label}"
         shell:
-            "python -m fgp {params.command} > {log} 2>&1"
+            "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"

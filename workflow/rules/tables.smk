@@ -29,7 +29,7 @@ for table in GRID.tables:
         params:
             number=table,
             folder=lambda wildcards, output: os.path.dirname(output[0]),
-            code=codehash.of("fgp_workflow.tables", *map(method_module, CONFIG.methods)),
+            code=CODES.reading("fgp_workflow.tables", *map(method_module, CONFIG.methods)),
         message:
             f"table {table}"
         shell:

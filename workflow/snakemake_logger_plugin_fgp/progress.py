@@ -4,8 +4,10 @@ Everything that is left out here is in Snakemake's own log, `.snakemake/log/*.lo
 """
 
 import collections
+import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -17,6 +19,9 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 TAIL = 20
+LONGEST_REASON = 300
+_REASON = re.compile(r"\berror: |^[\w.]*(Error|Exception)\b")
+_KILLED = ("<Signals.SIGKILL: 9>", "exit status 137", "exit status -9")
 
 _SILENT_EVENTS = (LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.JOB_STARTED, LogEvent.RULEGRAPH)
 _SILENT_MESSAGES = (
@@ -36,6 +41,7 @@ class _Job:
     name: str
     logs: tuple[str, ...]
     started: float
+    reason: str = ""
 
 
 class LogHandler(LogHandlerBase):
@@ -67,6 +73,7 @@ class LogHandler(LogHandlerBase):
         self._done = self._total = 0
         self._running: dict[int, _Job] = {}
         self._failed: dict[int, _Job] = {}
+        self._killed: list[str] = []
         self._ended = threading.Event()
         self._ticker = None
         self._actions = {
@@ -102,10 +109,11 @@ class LogHandler(LogHandlerBase):
         super().close()
 
     def _message(self, record: logging.LogRecord) -> None:
-        settings = self.common_settings
+        settings, text = self.common_settings, self.format(record)
+        if any(sign in text for sign in _KILLED):
+            self._killed.append(text)
         unasked_debug = record.levelno < logging.INFO and not settings.verbose
         quiet = self._quiet_rules and hasattr(record, "quietness")
-        text = self.format(record)
         if text in ("", "None") or unasked_debug or quiet or (text.startswith(_SILENT_MESSAGES) and not settings.verbose):
             return
         self._say(text, error=record.levelno >= logging.ERROR)
@@ -158,7 +166,7 @@ class LogHandler(LogHandlerBase):
     def _job_error(self, record: logging.LogRecord) -> None:
         known = self._running.pop(record.jobid, None)
         name = known.name if known else record.rule_name
-        self._failed[record.jobid] = _Job(name, tuple(record.log), record.created)
+        self._failed[record.jobid] = _Job(name, tuple(record.log), record.created, self._reason(record))
         lines = [f"Error in {name} (rule {record.rule_name}, job {record.jobid})"]
         facts = {
             "message": record.rule_msg,
@@ -181,6 +189,16 @@ class LogHandler(LogHandlerBase):
     def _group_error(self, record: logging.LogRecord) -> None:
         lines = [f"Error in group job {record.groupid}", *(f"    {line}" for line in self._log_lines(record.aux_logs))]
         self._say("\n".join(lines), error=True)
+
+    def _reason(self, record: logging.LogRecord) -> str:
+        """Return the last error in the job's logs; without one, that it was killed, if it was."""
+        found = ""
+        for path in record.log:
+            with contextlib.suppress(OSError), open(path, errors="replace") as file:
+                found = next((line for line in reversed(file.readlines()) if _REASON.search(line)), found)
+        if not found and record.shellcmd and any(record.shellcmd.strip() in text for text in self._killed):
+            return "killed without a word, most likely for lack of memory"
+        return found.strip()[:LONGEST_REASON]
 
     def _log_lines(self, paths: list[str]) -> list[str]:
         lines = []
@@ -209,7 +227,7 @@ class LogHandler(LogHandlerBase):
             text = f"{_count(self._done)} done in {seconds}"
         if self._quiet_progress and not self._failed:
             return
-        lines = [f"    failed: {job.name}{_where(job)}" for job in self._failed.values()]
+        lines = [f"    failed: {job.name}{job.reason and ': '}{job.reason}{_where(job)}" for job in self._failed.values()]
         lines += [f"    not finished: {job.name}{_where(job)}" for job in running]
         self._say("\n".join([text, *lines]), error=bool(lines))
 

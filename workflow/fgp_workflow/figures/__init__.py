@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fgp.errors import FgpError
+from fgp.errors import FgpError, exit_status
 
 FIGURES = ("1", "3a", "3b", "4")
 
@@ -24,35 +24,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--classes", type=int, default=3, help="columns: the first so many classes (default: 3)")
         parser.add_argument("--channels", type=int, default=6, help="rows: half of them kept, half removed (default: 6)")
         parser.add_argument("--layer", help="default: the deepest pruned layer with maps of at least 8 x 8")
+    else:
+        parser.add_argument("--missing-ok", action="store_true", help="write nothing where none of the figure's cells is there")
     args = parser.parse_args(argv)
-    try:
+
+    def make() -> None:
         if figure == "1":
             from fgp_workflow.figures import fig1
 
             drawn = fig1.draw(fig1.read(args.data, args.weights, args.plan, args.scores, args.classes, args.channels, args.layer))
         else:
-            drawn = _from_cells(figure, args.cells, args.config)
-        from fgp_workflow.figures import style
+            drawn = _from_cells(figure, args.cells, args.config, args.missing_ok)
+        if drawn:
+            from fgp_workflow.figures import style
 
-        style.save(drawn, args.out_stem)
-    except FgpError as error:
-        print(f"figures: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+            style.save(drawn, args.out_stem)
+
+    return exit_status("figures", make)
 
 
-def _from_cells(figure: str, cells: str, config_file: str):
+def _from_cells(figure: str, cells: str, config_file: str, missing_ok: bool):
     from fgp_workflow import collect, paper
-    from fgp_workflow.figures import fig3a, fig3b, fig4
+    from fgp_workflow.figures import fig3a, fig3b, fig4, holes
     from fgp_workflow.inputs import read_config, read_yaml
 
     config = read_config(config_file)
     if not config["figures"].get(f"fig{figure}"):
         raise FgpError(f"{config_file}: key figures.fig{figure} is missing; say there what to draw")
     rows = collect.read(cells)
-    if figure == "3b":
-        module, data = fig3b, fig3b.prepare(rows, config, read_yaml(paper.FILE))
-    else:
-        module = {"3a": fig3a, "4": fig4}[figure]
-        data = module.prepare(rows, config)
-    return module.draw(data)
+    module = {"3a": fig3a, "3b": fig3b, "4": fig4}[figure]
+    printed = [read_yaml(paper.FILE)] if figure == "3b" else []
+    try:
+        return module.draw(module.prepare(rows, config, *printed))
+    except holes.NothingToDrawError as error:
+        if not missing_ok:
+            raise
+        print(f"not drawn: {error}", file=sys.stderr)
+        return None

@@ -20,6 +20,8 @@ class Data:
         dense: the dense network's (accuracy, speed); None where missing.
         batch: that batch size.
         missing: cells without a result.
+        holes: k without a result.
+        incomplete: what the title says of missing cells.
     """
 
     task: str
@@ -28,6 +30,8 @@ class Data:
     dense: tuple[Estimate | None, Estimate | None]
     batch: int | None
     missing: tuple[str, ...]
+    holes: tuple[float, ...] = ()
+    incomplete: str = ""
 
 
 def prepare(rows: Sequence[Mapping], config: Mapping) -> Data:
@@ -46,7 +50,16 @@ def prepare(rows: Sequence[Mapping], config: Mapping) -> Data:
     dense = tuple(value("dense", "unpruned", column) for column in ("after_percent", f"latency_b{batch}_images_per_second"))
     missing = [f"{task}/fgp/{selection}" for k, selection in selections.items() if accuracy[k] is None]
     present = [{k: estimate for k, estimate in sorted(column.items()) if estimate} for column in (accuracy, speed)]
-    return Data(task, *present, dense, batch, holes.report("3a", missing, any(accuracy.values())))
+    wanted = [(task, "dense", "unpruned"), *((task, "fgp", selection) for selection in selections.values())]
+    return Data(
+        task,
+        *present,
+        dense,
+        batch,
+        holes.report("3a", missing, any(accuracy.values())),
+        tuple(k for k in section["k"] if accuracy[k] is None),
+        holes.title(cells, config, {task: wanted}),
+    )
 
 
 def draw(data: Data) -> Figure:
@@ -60,9 +73,11 @@ def draw(data: Data) -> Figure:
         axis.errorbar(list(values), means, spread, color=colour, marker=marker, label="FGP", **style.ERROR_BARS)
         if dense:
             axis.axhline(dense.mean, color=style.BLACK, linestyle="--", linewidth=0.8, label="dense")
+        style.mark_holes(axis, data.holes)
         axis.set_ylabel(label)
         axis.legend(loc="best")
     axes[-1, 0].set_xlabel("k, share of the scores kept")
     counts = {value.n for values, _ in columns for value in values.values()}
-    axes[0, 0].set_title(f"{data.task}\n{style.seeds(counts)}")
+    axes[0, 0].set_title(f"{data.task}\n{style.seeds(counts)}" + ("" if data.speed else "\nspeed: not measured"))
+    style.mark_incomplete(figure, data.incomplete)
     return figure

@@ -24,11 +24,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Data:
-    """What is plotted; `ways` are the bars' labels in order."""
+    """What is plotted; `ways` are the bars' labels in order, `incomplete` is what the title says of missing cells."""
 
     ways: tuple[str, ...]
     networks: tuple[Network, ...]
     missing: tuple[str, ...]
+    incomplete: str = ""
 
 
 def ways(section: Mapping) -> dict[str, str]:
@@ -61,8 +62,12 @@ def prepare(rows: Sequence[Mapping], config: Mapping) -> Data:
         present = [{label: value for label, value in column.items() if value} for column in columns.values()]
         dense = estimate(cells.values(task, "dense", "unpruned", "after_percent").values())
         networks.append(Network(task, *present, dense))
+    paths = [("dense", "unpruned"), *(("fgp", selection) for selection in labels)]
     return Data(
-        tuple(labels.values()), tuple(networks), holes.report("4", missing, any(network.accuracy for network in networks))
+        tuple(labels.values()),
+        tuple(networks),
+        holes.report("4", missing, any(network.accuracy for network in networks)),
+        holes.title(cells, config, {task: [(task, *path) for path in paths] for task in section["tasks"]}),
     )
 
 
@@ -73,10 +78,10 @@ def draw(data: Data) -> Figure:
     for i, (network, (colour, _, hatch)) in enumerate(zip(data.networks, itertools.cycle(style.SERIES), strict=False)):
         look = {"width": width, "color": colour, "edgecolor": "white", "hatch": hatch, "error_kw": style.ERROR_BARS}
         for axis, values in ((upper, network.accuracy), (lower, network.macs)):
-            places = [data.ways.index(way) + (i - (len(data.networks) - 1) / 2) * width for way in values]
-            axis.bar(
-                places, [v.mean for v in values.values()], yerr=[v.sd or 0 for v in values.values()], label=network.task, **look
-            )
+            places = {way: j + (i - (len(data.networks) - 1) / 2) * width for j, way in enumerate(data.ways)}
+            means, spread = [v.mean for v in values.values()], [v.sd or 0 for v in values.values()]
+            axis.bar([places[way] for way in values], means, yerr=spread, label=network.task, **look)
+            style.mark_holes(axis, (place for way, place in places.items() if way not in values))
         if network.dense:
             upper.axhline(network.dense.mean, color=colour, linestyle="--", linewidth=0.9)
     floor = _floor(data)
@@ -85,9 +90,11 @@ def draw(data: Data) -> Figure:
     lower.set_ylabel("MACs left, %")
     lower.set_xticks(range(len(data.ways)), data.ways, rotation=35, ha="right", rotation_mode="anchor")
     counts = {value.n for network in data.networks for value in network.accuracy.values()}
-    handles = [*upper.get_legend_handles_labels()[0], Line2D([], [], color=style.BLACK, linestyle="--", linewidth=0.9)]
-    labels = [*(network.task for network in data.networks), "dense, in the network's colour"]
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, title=style.seeds(counts), title_fontsize=7)
+    entries = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
+    entries = {label: entries[label] for label in sorted(entries, key=lambda label: label == style.HOLE)}
+    entries["dense, in the network's colour"] = Line2D([], [], color=style.BLACK, linestyle="--", linewidth=0.9)
+    title = "\n".join(filter(None, (data.incomplete, style.seeds(counts))))
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2, title=title, title_fontsize=7)
     return figure
 
 

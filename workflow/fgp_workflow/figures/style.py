@@ -1,5 +1,7 @@
 """What all figures share: one-column width, Okabe-Ito colours, and the way to save."""
 
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +13,7 @@ import matplotlib.pyplot as plt
 from fgp.files import atomic
 
 WIDTH = 3.3
+HOLE = "not there"
 DPI = 300
 BLACK, GREEN, BLUE, VERMILION, PURPLE = "#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 SERIES = ((BLUE, "o", "//"), (VERMILION, "s", ".."), (GREEN, "^", "\\\\"), (PURPLE, "D", "xx"))
@@ -39,11 +42,26 @@ def subplots(height: float, *args: int, **options: object) -> tuple[plt.Figure, 
     return plt.subplots(*args, figsize=(WIDTH, height), layout="constrained", **options)
 
 
+def mark_incomplete(figure: plt.Figure, text: str) -> None:
+    """Put `text`, how many cells are missing, above the figure, if there is any."""
+    if text:
+        figure.suptitle(text, fontsize=8, color=VERMILION)
+
+
+def mark_holes(axis: plt.Axes, places: Iterable[float]) -> None:
+    """Put a cross on the horizontal axis wherever a value is not there."""
+    if places := list(places):
+        look = {"color": BLACK, "linestyle": "none", "clip_on": False, "label": HOLE}
+        axis.plot(places, [0.04] * len(places), "x", transform=axis.get_xaxis_transform(), **look)
+
+
 def save(figure: plt.Figure, stem: Path) -> None:
     """Write `<stem>.pdf` and `<stem>.png`, without a date in them, and close the figure."""
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+        content = io.BytesIO()  # on a full disk, the PDF backend does not say why it failed
+        figure.savefig(content, format=suffix, dpi=DPI, metadata=metadata)
         with atomic(stem.with_name(f"{stem.name}.{suffix}")) as aside:
-            figure.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+            aside.write_bytes(content.getbuffer())
     plt.close(figure)
 
 

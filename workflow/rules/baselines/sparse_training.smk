@@ -21,11 +21,11 @@ for method in GRID.methods_of_kind("sparse-training"):
         threads: CONFIG.threads
         resources:
             gpu=GPU,
+            gpu_mem_mb=lambda wildcards: gpu_mem_mb(wildcards.task),
         params:
-            flags=lambda wildcards, method=method: COMMANDS.own_stage(wildcards.task, wildcards.seed, method),
-            files=lambda wildcards, output: " ".join(f"--{key} {path}" for key, path in output.items()),
-            code=codehash.of("fgp.cli.stage", method_module(method)),
+            command=lambda wildcards, method=method: COMMANDS.own_stage(wildcards.task, wildcards.seed, method),
+            code=lambda wildcards, method=method: CODES.stage(wildcards.task, method),
         message:
             f"sparse training {{wildcards.task}} seed {{wildcards.seed}} {method}"
         shell:
-            "python -m fgp stage --data {input.data} {params.flags} {params.files} > {log} 2>&1"
+            "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"
