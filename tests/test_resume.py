@@ -1,0 +1,381 @@
+"""Interrupted training: the claim on an output, the checkpoint files, and what a checkpoint is valid for."""
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_cli_train import WIDTH
+from test_train_loop import classification, small_cnn, weights_equal
+
+import fgp
+from fgp import data
+from fgp.cli import main, training
+from fgp.errors import FgpError
+from fgp.train import Recipe, fit
+from fgp.train.hooks import Hook
+from fgp.train.resume import Checkpoint, Claim
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_the_last_process_that_claims_an_output_has_it(tmp_path):
+    with Claim(tmp_path / "deep" / "m") as first:
+        with first.held():
+            pass
+        with Claim(tmp_path / "deep" / "m") as second:
+            with pytest.raises(FgpError, match=r"m: another process has taken over this training"), first.held():
+                raise AssertionError
+            first.__exit__()
+            with second.held():
+                pass
+        assert not list((tmp_path / "deep").iterdir())
+        with pytest.raises(FgpError, match="taken over"), first.held():
+            raise AssertionError
+
+
+def test_a_trainer_that_was_overtaken_writes_nothing(tmp_path):
+    with Claim(tmp_path / "m") as claim:
+        old = Checkpoint(tmp_path / "m", "k", 0, claim)
+        old.save({"epoch": 1})
+        with Claim(tmp_path / "m") as later:
+            new = Checkpoint(tmp_path / "m", "k", 0, later)
+            assert new.load()["epoch"] == 1
+            with pytest.raises(FgpError, match="taken over"):
+                old.save({"epoch": 2})
+            with pytest.raises(FgpError, match="taken over"), old.results():
+                (tmp_path / "m").write_text("old")
+            assert new.load()["epoch"] == 1
+            with new.results():
+                (tmp_path / "m").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m").read_text() == "new"
+
+
+def test_a_training_is_overtaken_and_ends_the_same(tmp_path):
+    """The first of two trainings on one output is stopped at its next checkpoint; the second goes on from its last one."""
+
+    class Overtaken(Hook):
+        def after_epoch(self, epoch):
+            if epoch == 3:
+                claims.append(Claim(tmp_path / "m").__enter__())
+
+    def train(hook=None, **options):
+        model = small_cnn()
+        fit(model, dataset.train, dataset, recipe, 0, "cpu", hook=hook, **options)
+        return model
+
+    dataset, recipe, claims = classification(), Recipe(epochs=5, batch_size=16, lr=0.05, crop_padding=1), []
+    straight = train()
+    with Claim(tmp_path / "m") as claim, pytest.raises(FgpError, match="taken over"):
+        train(Overtaken(), checkpoint=Checkpoint(tmp_path / "m", "k", 0, claim))
+    checkpoint = Checkpoint(tmp_path / "m", "k", 0, claims[0])
+    assert len(checkpoint.load()["history"]["losses"]) == 2
+    assert weights_equal(train(checkpoint=checkpoint), straight)
+
+
+def write_often(out, content, results):
+    """Write whole contents to a file, slowly, as long as the claim lasts."""
+    with Claim(out) as claim:
+        for _ in range(200):
+            with claim.held():
+                for letter in range(8):
+                    with open(out, "r+") as file:
+                        file.seek(letter)
+                        file.write(content)
+                found = Path(out).read_text()
+            if found != 8 * content:
+                results.put(f"{found} instead of {8 * content}")
+                return
+        results.put("finished")
+
+
+def test_many_processes_never_write_at_the_same_time(tmp_path):
+    out, results = tmp_path / "m", FORK.SimpleQueue()
+    out.write_text("x" * 8)
+    processes = [FORK.Process(target=write_often, args=(out, letter, results)) for letter in "abcdefgh"]
+    sys.stderr.flush()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    said = []
+    while not results.empty():
+        said.append(results.get())
+    assert set(said) == {"finished"}
+    assert len(set(out.read_text())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_claim_waits_for_the_file_that_is_being_written_and_outlives_the_end_of_the_other(tmp_path):
+    entered, claims = threading.Event(), []
+
+    def claim():
+        entered.set()
+        claims.append(Claim(tmp_path / "m").__enter__())
+
+    thread = threading.Thread(target=claim)
+    with Claim(tmp_path / "m") as first:
+        with first.held():
+            thread.start()
+            entered.wait()
+            thread.join(0.05)
+            assert not claims
+            (tmp_path / "m.claim").unlink()
+        thread.join()
+    with claims[0].held():
+        assert (tmp_path / "m.claim").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_is_no_flock_the_token_alone_tells(tmp_path, monkeypatch, number):
+    def flock(descriptor, kind):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Claim(tmp_path / "m") as first, Claim(tmp_path / "m") as second:
+        with second.held():
+            pass
+        with pytest.raises(FgpError, match="taken over"), first.held():
+            raise AssertionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), Claim(tmp_path / "file" / "m"):
+        raise AssertionError
+
+
+def saved(folder, *epochs):
+    for epoch in epochs:
+        Checkpoint(folder / "m", "k", 0).save({"epoch": epoch, "weights": torch.full((1000,), float(epoch))})
+
+
+def epoch_in(folder, key="k"):
+    state = Checkpoint(folder / "m", key).load()
+    return state and state["epoch"]
+
+
+@pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_leaves_the_one_before(tmp_path, part):
+    saved(tmp_path, 1, 2)
+    for name, then in (("m.checkpoint", 1), ("m.checkpoint.previous", None)):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: int(part * len(content))])
+        assert epoch_in(tmp_path) == then
+
+
+def test_a_wrong_number_in_a_checkpoint_is_noticed(tmp_path):
+    saved(tmp_path, 1, 2)
+    content = bytearray((tmp_path / "m.checkpoint").read_bytes())
+    content[content.index(torch.full((4,), 2.0).numpy().tobytes()) + 2] ^= 1
+    (tmp_path / "m.checkpoint").write_bytes(content)
+    assert torch.load(tmp_path / "m.checkpoint", weights_only=True)["epoch"] == 2
+    assert epoch_in(tmp_path) == 1
+
+
+def test_a_checkpoint_serves_its_own_run_only(tmp_path):
+    saved(tmp_path, 1)
+    assert epoch_in(tmp_path, "another key") is None
+    assert epoch_in(tmp_path) == 1
+
+
+def die_at(folder, function, call):
+    """Save a checkpoint in a process that ends at a call of a function of `os`, before or after it."""
+    real, count = getattr(os, function), 0
+
+    def dying(*args):
+        nonlocal count
+        count += 1
+        if count == abs(call):
+            if call < 0:
+                real(*args)
+            os._exit(9)
+        return real(*args)
+
+    setattr(os, function, dying)
+    saved(folder, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "epoch", "left"),
+    [
+        ("replace", 1, 2, 1),
+        ("replace", -1, 2, 1),
+        ("fsync", 1, 2, 1),
+        ("fsync", -1, 2, 1),
+        ("replace", 2, 2, 1),
+        ("replace", -2, 3, 0),
+    ],
+)
+def test_a_process_that_dies_while_it_saves_leaves_a_checkpoint(tmp_path, function, call, epoch, left):
+    saved(tmp_path, 1, 2)
+    process = FORK.Process(target=die_at, args=(tmp_path, function, call))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert len(list(tmp_path.glob(".*.part"))) == left
+    assert epoch_in(tmp_path) == epoch
+    saved(tmp_path, 4)
+    assert epoch_in(tmp_path) == 4
+    Checkpoint(tmp_path / "m", "k").remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    saved(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(FgpError, match=r"m\.checkpoint: cannot be written \(File too large\)"):
+            saved(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert epoch_in(tmp_path) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def key():
+    """Return the key of the checkpoint that a command line uses."""
+
+    def key(*words):
+        seen = []
+
+        def fit(*args, checkpoint, **options):
+            seen.append(checkpoint.key)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fgp.train.loop.fit", fit)
+            assert main([str(word) for word in (words[0], "--device", "cpu", "--threads", 1, *words[1:])]) == 130
+        return seen[0]
+
+    return key
+
+
+TRAIN = {"--network": "vgg16", "--width": WIDTH, "--seed": 0, "--epochs": 2, "--lr": 0.1}
+GRADUAL = {**TRAIN, "--method": "frs", "--selection": "macs-0.5", "--plan": "p"}
+SLIMMING = {**TRAIN, "--method": "slimming"}
+
+
+def words(subcommand, flags, data, out):
+    return [
+        subcommand,
+        "--data",
+        data,
+        "--out",
+        out,
+        *(word for flag, value in flags.items() for word in (flag, value) if word != ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "flags", "change"),
+    [
+        ("train", TRAIN, {"--seed": 1}),
+        ("train", TRAIN, {"--lr": 0.2}),
+        ("train", TRAIN, {"--epochs": 3}),
+        ("train", TRAIN, {"--width": 1 / 8}),
+        ("train", TRAIN, {"--network": "resnet50"}),
+        ("train", TRAIN, {"--flip": ""}),
+        ("train", TRAIN, {"--compile": ""}),
+        ("train", TRAIN, {"--precision": "bf16"}),
+        ("train", TRAIN, {"--threads": 2}),
+        ("stage", SLIMMING, {"--option": "strength=0.1"}),
+        ("stage", GRADUAL, {"--selection": "macs-0.6"}),
+        ("stage", GRADUAL, {"--tied": ""}),
+    ],
+)
+def test_a_change_of_the_training_is_another_key(key, digits, tmp_path, subcommand, flags, change):
+    threads = torch.get_num_threads()
+    try:
+        ours, other = (key(*words(subcommand, given, digits, tmp_path / "m")) for given in (flags, {**flags, **change}))
+    finally:
+        torch.set_num_threads(threads)
+    assert ours != other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"--curve": "c", "--metrics": "j"},
+        {"--tag": "task=toy"},
+        {"--checkpoint-seconds": 3},
+        {"--momentum": Recipe.model_fields["momentum"].default},
+        {"--precision": "fp32", "--launch": "eager"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_has_no_part_in_the_training_keeps_the_key(key, digits, tmp_path, change):
+    ours, same = (
+        key(*words("train", given, digits, tmp_path / name)) for name, given in (("a", TRAIN), ("b", {**TRAIN, **change}))
+    )
+    assert ours == same
+
+
+def copied(path, to, tensors=lambda tensors: tensors, **entries):
+    """Write a safetensors file again with other tensors or other entries of the metadata."""
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["fgp"])
+    save_file(tensors(load_file(path)), to, {"fgp": json.dumps(metadata | entries)})
+    return to
+
+
+def one_more(tensors):
+    name = min(tensors)
+    tensors[name].view(-1)[-1] += 1
+    return tensors
+
+
+def test_the_content_of_the_inputs_counts_not_their_age(key, digits, pruned, tmp_path):
+    def of(data, weights):
+        flags = {"--weights": weights, "--seed": 0, "--epochs": 2, "--lr": 0.1}
+        return key(*words("finetune", flags, data, tmp_path / "m"))
+
+    ours = of(digits, pruned)
+    again = tmp_path / "again.safetensors"
+    data.prepare("digits", again, train_limit=100, test_limit=60)
+    assert of(again, pruned) == ours
+    assert of(digits, copied(pruned, tmp_path / "a", provenance={"finished": "later"})) == ours
+    assert of(digits, copied(pruned, tmp_path / "b", one_more)) != ours
+    assert of(digits, copied(pruned, tmp_path / "c", plan={"features.0": [0, 2]})) != ours
+    assert of(copied(digits, tmp_path / "d", one_more), pruned) != ours
+    assert of(copied(digits, tmp_path / "e", mean=[0.5, 0.5, 0.5]), pruned) != ours
+
+
+def test_the_code_of_the_training_counts(key, digits, tmp_path, monkeypatch):
+    source = tmp_path / "source.py"
+    source.write_text("a")
+    monkeypatch.setattr(training, "sources", lambda *modules: [source])
+    ours = key(*words("train", TRAIN, digits, tmp_path / "m"))
+    assert key(*words("train", TRAIN, digits, tmp_path / "m")) == ours
+    source.write_text("b")
+    assert key(*words("train", TRAIN, digits, tmp_path / "m")) != ours
+
+
+@pytest.mark.parametrize(
+    ("modules", "needed"),
+    [
+        (["fgp.cli.train"], {"fgp/cli/training.py", "fgp/models/vgg.py", "fgp/data/dataset.py", "fgp/checkpoint.py"}),
+        (["fgp.cli.stage", "baselines.slimming"], {"baselines/slimming.py", "fgp/train/hooks.py"}),
+        (["fgp.cli.stage", "baselines.cap"], {"baselines/cap.py", "baselines/slimming.py"}),
+        (["fgp.cli.stage", "baselines.aofp"], {"fgp/train/gradual.py", "fgp/scoring/ablation.py", "fgp/coupling.py"}),
+    ],
+)
+def test_the_code_of_a_training_is_what_it_imports(modules, needed):
+    root = Path(fgp.__file__).parents[1]
+    files = {file.relative_to(root).as_posix() for file in training.sources(*modules)}
+    assert files >= needed | {f"{modules[0].replace('.', '/')}.py"}
+    assert not files & {"baselines/l1.py", "fgp/cli/score.py", "fgp/latency.py", "fgp/scoring/rank.py"}
+    assert not [name for name in files if not name.startswith(("fgp/", "baselines/"))]

@@ -1,0 +1,405 @@
+"""Trainings that are really killed, at many random moments, and end as if nothing had been."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_workflow import TINY, Project
+
+import fgp
+from fgp import provenance
+from fgp.cli import main, training
+from fgp.files import read_json
+from fgp.train.resume import Checkpoint, Claim
+
+pytestmark = pytest.mark.slow
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        *("test_resume_kills", "torch._dynamo", "fgp.train.loop", "fgp.train.result", "fgp.evaluate", "fgp.checkpoint"),
+        *("fgp.models.vgg", "baselines.group_fisher", "fgp.surgery"),
+    ]
+)
+"""Where forks start from: a process that has imported everything and run nothing, so that a training starts at once."""
+
+NETWORK = ["--network", "vgg16", "--width", "0.0625"]
+RECIPE = ["--batch-size", "50", "--lr", "0.02", "--momentum", "0.9", "--crop-padding", "2", "--schedule", "cosine"]
+TRAININGS = {
+    "dense": ["train", *NETWORK, "--epochs", "16", "--metrics", "metrics.json"],
+    "sparse": ["stage", "--method", "slimming", *NETWORK, "--epochs", "16", "--metrics", "metrics.json"],
+    "gradual": [
+        *("stage", "--method", "group-fisher", "--option", "interval=2", "--option", "channels=3", "--epochs", "40"),
+        *("--weights", "dense.safetensors", "--selection", "macs-0.4", "--plan", "plan.json"),
+    ],
+    "fine-tuning": ["finetune", "--weights", "pruned.safetensors", "--epochs", "16", "--metrics", "metrics.json"],
+}
+KILLS = 8
+CHANGING = {"finished", "seconds", "score_seconds", "train_seconds", "commit", "dirty"}
+CHECKPOINTS = ["model.safetensors.checkpoint", "model.safetensors.checkpoint.previous"]
+
+
+def work(folder, words):
+    """Run a command line in a folder; what it says is appended to a file there."""
+    multiprocessing.set_start_method("fork", force=True)  # the lock of tqdm then has no name that a kill would leave behind
+    os.chdir(folder)
+    sys.stderr = open("said.txt", "a", buffering=1)  # noqa: SIM115 (until the process is killed)
+    sys.exit(main(words))
+
+
+def command(kind):
+    out = ["--data", "digits.safetensors", "--out", "model.safetensors", "--curve", "curve.csv", "--seed", "3"]
+    return [*TRAININGS[kind], *out, *RECIPE, "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0"]
+
+
+def fork(folder, kind):
+    process = SERVER.Process(target=work, args=(folder, command(kind)))
+    process.start()
+    return process
+
+
+def start(folder, kind):
+    """Start the real command line in a fresh interpreter."""
+    with open(folder / "said.txt", "a") as said:
+        return subprocess.Popen([sys.executable, "-m", "fgp", *command(kind)], cwd=folder, stderr=said)
+
+
+def said(folder):
+    return (folder / "said.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def inputs(digits, pruned, tmp_path_factory):
+    """A folder with the inputs of every training."""
+    folder = tmp_path_factory.mktemp("inputs")
+    shutil.copy(digits, folder / "digits.safetensors")
+    shutil.copy(pruned, folder / "pruned.safetensors")
+    torch.manual_seed(0)
+    fgp.save(fgp.models.build("vgg16", 10, 1 / 16), folder / "dense.safetensors", provenance={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory):
+    """Return, by kind of training, the folder of a run without interruption and the seconds that it took."""
+    done = {}
+
+    def undisturbed(kind):
+        if kind not in done:
+            folder = tmp_path_factory.mktemp(kind) / "run"
+            shutil.copytree(inputs, folder)
+            started = time.monotonic()
+            process = fork(folder, kind)
+            process.join()
+            assert process.exitcode == 0, said(folder)
+            done[kind] = folder, time.monotonic() - started
+        return done[kind]
+
+    return undisturbed
+
+
+def results(folder):
+    """Return everything that a training wrote, without times and what a kill left of a file aside."""
+    found = {}
+    for path in sorted(set(folder.iterdir()) - {folder / "said.txt", *folder.glob(".*.part")}):
+        if path.is_dir():
+            continue
+        if path.suffix == ".safetensors":
+            found[path.name] = {name: value.numpy().tobytes() for name, value in load_file(path).items()}
+            found[f"{path.name} provenance"] = untimed(provenance.read(path))
+        elif path.suffix == ".csv":
+            found[path.name] = [row[:-1] for row in csv.reader(path.open())]
+        elif path.suffix == ".json":
+            found[path.name] = untimed(read_json(path))
+    return found
+
+
+def untimed(value):
+    if isinstance(value, dict):
+        return {key: untimed(entry) for key, entry in value.items() if key not in CHANGING}
+    return [untimed(entry) for entry in value] if isinstance(value, list) else value
+
+
+def assert_same(folder, expected):
+    found, wanted = results(folder), results(expected)
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        assert found[name] == value, name
+
+
+def until(happened, process=None, seconds=120):
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        time.sleep(0.003)
+        assert time.monotonic() < end
+        assert process is None or running(process)
+    return found
+
+
+def running(process):
+    """Tell whether a process of `fork` or `start` runs."""
+    return (process.poll() if isinstance(process, subprocess.Popen) else process.exitcode) is None
+
+
+def wait_for_saves(folder, count, process):
+    """Wait until so many checkpoints more are saved, or the process has ended."""
+    for _ in range(count):
+        before = saved_at(folder)
+        until(lambda before=before: saved_at(folder) not in (None, before) or not running(process))
+
+
+def saved_at(folder):
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / CHECKPOINTS[0]).stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(kind, inputs, undisturbed, tmp_path):
+    expected, seconds = undisturbed(kind)
+    folder, moments, kills = tmp_path / "run", random.Random(kind), 0
+    shutil.copytree(inputs, folder)
+    while kills < KILLS:
+        process, saves = fork(folder, kind), moments.choice([0, 1, 2, 3])
+        wait_for_saves(folder, saves, process)
+        process.join(moments.uniform(0, 0.1 if saves else 0.4) * seconds)
+        process.kill()
+        process.join()
+        if process.exitcode == 0:  # too late: once more from the beginning
+            assert_same(folder, expected)
+            (folder / "model.safetensors").unlink()
+        kills += process.exitcode == -signal.SIGKILL
+    process = fork(folder, kind)
+    process.join()
+    assert process.exitcode == 0, said(folder)
+    assert "goes on after epoch" in said(folder)
+    assert_same(folder, expected)
+
+
+def test_damaged_checkpoints(inputs, undisturbed, tmp_path):
+    expected, _ = undisturbed("dense")
+    folder = tmp_path / "run"
+    shutil.copytree(inputs, folder)
+    for damaged, goes_on in ((CHECKPOINTS[:1], True), (CHECKPOINTS, False)):
+        process = fork(folder, "dense")
+        wait_for_saves(folder, 4, process)
+        process.kill()
+        process.join()
+        previous = len(torch.load(folder / CHECKPOINTS[1])["history"]["losses"])
+        for name in damaged:
+            os.truncate(folder / name, (folder / name).stat().st_size // 2)
+        (folder / "said.txt").unlink()
+        process = fork(folder, "dense")
+        process.join()
+        assert process.exitcode == 0, said(folder)
+        assert (f"goes on after epoch {previous}\n" in said(folder)) == goes_on == ("goes on" in said(folder))
+        assert_same(folder, expected)
+        for name in ("model.safetensors", "curve.csv", "metrics.json"):
+            (folder / name).unlink()
+
+
+def save_for_ever(folder):
+    """Save checkpoints one after another, each a large tensor full of its number."""
+    with Claim(folder / "model.safetensors") as claim:
+        checkpoint = Checkpoint(folder / "model.safetensors", "k", 0, claim)
+        number = (checkpoint.load() or {"number": 0})["number"]
+        while True:
+            number += 1
+            checkpoint.save({"number": number, "tensor": torch.full((2_000_000,), float(number))})
+
+
+def test_processes_killed_while_they_write_a_checkpoint(tmp_path):
+    moments, cut, last, load = random.Random(1), 0, 0, Checkpoint(tmp_path / "model.safetensors", "k").load
+    for _ in range(20):
+        process = SERVER.Process(target=save_for_ever, args=(tmp_path,))
+        process.start()
+        wait_for_saves(tmp_path, 1, process)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        cut += bool(list(tmp_path.glob(".*.part")))
+        state = load()
+        assert state["number"] > last
+        assert (state["tensor"] == state["number"]).all()
+        last = state["number"]
+    assert cut > 3
+
+
+def test_fresh_interpreters_killed(inputs, undisturbed, tmp_path):
+    expected, _ = undisturbed("gradual")
+    folder, moments = tmp_path / "run", random.Random(0)
+    shutil.copytree(inputs, folder)
+    for number in range(2):
+        process = start(folder, "gradual")
+        wait_for_saves(folder, 1, process)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert said(folder).count("goes on after epoch") == number
+    process = start(folder, "gradual")
+    assert process.wait() == 0, said(folder)
+    assert said(folder).count("goes on after epoch") == 2
+    assert_same(folder, expected)
+
+
+def test_the_second_of_two_trainers_takes_over(inputs, undisturbed, tmp_path):
+    expected, _ = undisturbed("gradual")
+    folder = tmp_path / "run"
+    shutil.copytree(inputs, folder)
+    first = start(folder, "gradual")
+    wait_for_saves(folder, 1, first)
+    second = fork(folder, "gradual")
+    second.join()
+    assert second.exitcode == 0, said(folder)
+    assert first.wait() == 1
+    assert "model.safetensors: another process has taken over this training" in said(folder)
+    assert "goes on after epoch" in said(folder)
+    assert_same(folder, expected)
+
+
+def test_the_key_covers_all_code_that_a_training_runs(inputs, tmp_path):
+    """What a real run has imported of this project is hashed: nothing is loaded by a way that the search does not see."""
+    shutil.copytree(inputs, tmp_path / "run")
+    report = (
+        "import json, sys; from fgp.cli import main; status = main(sys.argv[1:])\n"
+        "files = [module.__file__ for module in sys.modules.values() if module.__name__.startswith(('fgp', 'baselines'))]\n"
+        "print(json.dumps(files)); sys.exit(status)"
+    )
+    program = [sys.executable, "-c", report, *command("gradual")]
+    done = subprocess.run(program, cwd=tmp_path / "run", stdout=subprocess.PIPE, check=True)
+    loaded = {Path(file) for file in json.loads(done.stdout) if file}
+    assert Path(fgp.__file__).parent / "train/loop.py" in loaded
+    assert loaded <= {*training.sources("fgp.cli.stage", "baselines.group_fisher")}
+
+
+class Snakemake:
+    """Snakemake in a copy of the project, where a checkpoint is saved after every epoch."""
+
+    TARGET = "results/tiny/digits-vgg16/seed0/l1/macs-0.5000/metrics.json"
+
+    def __init__(self, folder):
+        self.folder, self.results, self.trainers = folder, folder / "results/tiny/digits-vgg16/seed0", []
+        recipes = {"long": {"epochs": 24, "batch_size": 50, "lr": 0.02}}
+        datasets = {"digits": {**TINY["datasets"]["digits"], "train_limit": 100}}
+        tasks = {"digits-vgg16": {**TINY["tasks"]["digits-vgg16"], "recipe": "long", "finetune": "long"}}
+        changes = {"recipes": recipes, "datasets": datasets, "tasks": tasks, "methods": ["l1"], "figures": {}, "cells_per_job": 1}
+        Project(folder).configure({**TINY, **changes})
+        source = folder / "fgp/cli/training.py"
+        text = source.read_text()
+        assert text.count("default=20.0") == 1
+        source.write_text(text.replace("default=20.0", "default=0.0"))
+
+    def start(self, *words):
+        """Start Snakemake, for the target or with other words, as the leader of a process group."""
+        words = words or (self.TARGET, "--cores", "1")
+        packages = os.pathsep.join([str(self.folder), str(self.folder / "workflow")])
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        with open(self.folder / "said.txt", "a") as said:
+            self.process = subprocess.Popen(
+                ["snakemake", *words, "--configfile", "config/tiny.yaml"],
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": packages, "PATH": programs},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def run(self, *words):
+        """Run Snakemake to a good end."""
+        self.start(*words)
+        assert self.process.wait() == 0, said(self.folder)
+
+    def trainer(self, cell):
+        """Wait for the first checkpoint of a training by this Snakemake; return its process."""
+        before = saved_at(self.results / cell)
+        until(lambda: saved_at(self.results / cell) not in (None, before), self.process)
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.trainers.append(next(child for child in below if child.cmdline()[1:3] == ["-m", "fgp"]))
+        return self.trainers[-1]
+
+    def stop(self):
+        """Leave no process behind."""
+        for trainer in self.trainers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                trainer.kill()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def log(self, pattern):
+        """Return the log of a job."""
+        (path,) = (self.folder / "results/tiny/logs").glob(pattern)
+        return path.read_text()
+
+
+def suspend(trainer, claim):
+    """Suspend a trainer while it does not hold its lock, which its successor would wait for."""
+    while True:
+        trainer.suspend()
+        with open(claim) as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        trainer.resume()
+        time.sleep(0.005)
+
+
+def ended(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def snakemake(tmp_path):
+    started = Snakemake(tmp_path)
+    yield started
+    started.stop()
+
+
+def test_snakemake_killed_with_and_without_its_jobs(snakemake, tmp_path):
+    snakemake.start()
+    trainer = snakemake.trainer("dense/unpruned")
+    os.killpg(snakemake.process.pid, signal.SIGKILL)
+    snakemake.process.wait()
+    until(lambda: ended(trainer))
+    snakemake.run("--unlock")
+
+    snakemake.start()
+    cell = snakemake.results / "l1/macs-0.5000"
+    orphan, claim = snakemake.trainer(cell), cell / "model.safetensors.claim"
+    assert "goes on after epoch" in snakemake.log("dense/*")
+    snakemake.process.kill()
+    snakemake.process.wait()
+    assert not ended(orphan)
+    suspend(orphan, claim)
+    token = claim.read_bytes()
+    snakemake.run("--unlock")
+
+    snakemake.start()
+    until(lambda: claim.exists() and claim.read_bytes() != token, snakemake.process)
+    orphan.resume()
+    assert snakemake.process.wait() == 0, said(tmp_path)
+    assert "goes on after epoch" in snakemake.log("finetune/*")
+    until(lambda: ended(orphan))
+    found = {path.relative_to(tmp_path): path for path in sorted(snakemake.results.rglob("*")) if path.is_file()}
+    interrupted = tmp_path / "interrupted"
+    snakemake.results.rename(interrupted)
+
+    snakemake.run()
+    expected = sorted(path.relative_to(tmp_path) for path in snakemake.results.rglob("*") if path.is_file())
+    assert list(found) == expected
+    for folder in ("dense/unpruned", "l1", "l1/macs-0.5000"):
+        assert_same(interrupted / folder, snakemake.results / folder)
