@@ -30,6 +30,7 @@ class Structure:
         model: any convolutional network; it is left alone.
         example_input: tensor (N, C, H, W); only shape and dtype count. MACs are for one image of that size.
         tied: prune the groups that reach a residual sum too, as one; otherwise they stay whole.
+        traced: what `coupling.trace` found on a network of the same architecture and an input of the same shape; default: trace.
 
     Attributes:
         groups: all groups of coupled convolutions, in network order.
@@ -39,14 +40,14 @@ class Structure:
         FgpError: the input is no image batch, or the forward pass fails.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor, tied: bool = False) -> None:
+    def __init__(self, model: nn.Module, example_input: Tensor, tied: bool = False, traced: coupling.Trace | None = None) -> None:
         if not isinstance(example_input, Tensor) or example_input.dim() != 4:
             raise FgpError("example_input: expected a tensor of shape (N, C, H, W)")
         self.tied = tied
         self._model = model
         self._example = example_input[:1].to("meta")
         self._modules = dict(model.named_modules())
-        traced = coupling.trace(model, example_input)
+        traced = traced or coupling.trace(model, example_input)
         self.positions = traced.positions
         self.groups, self._touched = unite(traced.outputs, self._modules)
         self._group_of = {member: group for group in self.groups for member in group.members}

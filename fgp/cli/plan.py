@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> None:
     selection = selections.parse(args.selection)
     from fgp import provenance
     from fgp.checkpoint import load
+    from fgp.cli.structure import structure_of
     from fgp.plans import facts, save_plan
     from fgp.scoring.files import load_scores
     from fgp.select import choose
-    from fgp.surgery import Structure
 
     scores, about = load_scores(args.scores)
     model = load(args.weights)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(
             f"{args.scores}: scores of the network {about.get('spec')}, but {args.weights} holds {spec}; score that network"
         )
-    structure = Structure(model, common.read_example_input(args), args.tied)
+    structure = structure_of(model, common.read_example_input(args), args.tied)
     plan = choose(selection, scores, structure, seed=args.seed, rule=args.rule)
     save_plan(
         args.out,

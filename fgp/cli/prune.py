@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     file = load_plan(args.plan)
     from fgp import provenance
     from fgp.checkpoint import load, save
-    from fgp.surgery import prune
+    from fgp.cli.structure import structure_of
 
     model = load(args.weights)
     spec = model.fgp_spec and model.fgp_spec.to_dict()
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(f"{args.plan}: made for the network {file.spec}, but {args.weights} holds {spec}; make a plan for it")
     if args.repair:
         model = _repaired(args, model, file.plan)
-    pruned = prune(model, file.plan, common.read_example_input(args), tied=args.tied or file.tied)
+    pruned = structure_of(model, common.read_example_input(args), args.tied or file.tied).prune(file.plan)
     save(pruned, args.out, selection=file.selection, provenance=provenance.collect(inputs=[args.data, args.weights, args.plan]))
 
 

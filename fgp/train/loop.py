@@ -80,8 +80,7 @@ def fit(
     The order of the images and their augmentation depend on the seed, the number of images and the recipe, not on the network.
     All images of an epoch are used; a last batch of a single image joins the batch before it (batch normalisation needs two).
     On the CPU two runs with the same seed and threads give the same weights, bit for bit.
-    Memory order is channels_last: on one CPU core a step of vgg16 (width 0.25, 128 images of 32x32) takes 77 ms against 106 ms
-    in the usual order, one of resnet50 (width 0.25, 64 images of 16x16) 76 ms against 98 ms.
+    Memory order is channels_last, which is faster on the CPU and with bf16 on GPUs (benchmarks/README.md).
 
     Several processes that have met by `fgp.train.distributed.join` share the batches; all of them call this with the same
     arguments and get the same weights. The first one writes and reports.

@@ -1,6 +1,7 @@
 """What is written about a trained network: cost, channels, provenance."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import nn
@@ -26,6 +27,11 @@ def dense_twin(model: nn.Module) -> nn.Module:
 def _unpruned(name: str, like: models.Spec) -> nn.Module:
     with torch.device("meta"):
         return models.build(name, like.num_classes, like.width)
+
+
+@cache
+def _dense_cost(name: str, like: models.Spec, size: tuple[int, int, int]) -> cost.Cost:
+    return cost.count(_unpruned(name, like), cost.example(size))
 
 
 def cost_on(model: nn.Module, dataset) -> cost.Cost:
@@ -61,7 +67,7 @@ def entries(model: nn.Module, dataset, recipe: Recipe, history: History) -> dict
     """
     spec, dense = model.fgp_spec, dense_twin(model)
     replaced = NETWORKS[spec.name].replaces
-    own, whole = cost_on(model, dataset), cost_on(_unpruned(replaced, spec) if replaced else dense, dataset)
+    own, whole = cost_on(model, dataset), _dense_cost(replaced or spec.name, spec, tuple(dataset.train.images.shape[1:]))
     return {
         "network": spec.name,
         "width": float(spec.width),
