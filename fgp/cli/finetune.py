@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fgp.cli import common, training
 from fgp.errors import FgpError
-from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 
@@ -27,13 +26,12 @@ def run(args: argparse.Namespace) -> None:
     hook = _hook(args.method) if args.method else None
     from fgp.train import distributed
 
-    group = distributed.join(args.device)
+    distributed.join(args.device)
     device = common.set_up_device(args)
     import fgp
     from fgp import data
     from fgp.evaluate import evaluate
     from fgp.train import result
-    from fgp.train.loop import fit
 
     tags = training.tags(args, "pruned", Path(args.weights).stem)
     dataset = data.load(args.data)
@@ -42,15 +40,8 @@ def run(args: argparse.Namespace) -> None:
     result.check_fits(model, dataset, args.weights)
     score_seconds = _seconds(args.scores) if args.scores else None
     before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-    run = {"hook": hook, "engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
-    entries, inputs = {"before": before, "score_seconds": score_seconds}, [args.weights, args.scores]
-    with training.checkpoint(args, device, args.weights) as checkpoint:
-        history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
-        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-        if group.leader:
-            with checkpoint.results():
-                training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
-    group.leave()
+    entries = {"before": before, "score_seconds": score_seconds}
+    training.train(args, model, dataset, recipe, device, tags, [args.weights, args.scores], hook=hook, **entries)
 
 
 def _hook(name: str):

@@ -10,7 +10,6 @@ import argparse
 from fgp.cli import common, training
 from fgp.errors import FgpError
 from fgp.models.names import NAMES
-from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 _MOST_TIMES_EPOCHS = 2
@@ -40,12 +39,10 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError("--epochs-scale flops: compares a pruned architecture with its dense network; give --architecture")
     from fgp.train import distributed
 
-    group = distributed.join(args.device)
+    distributed.join(args.device)
     device = common.set_up_device(args)
     from fgp import data
-    from fgp.evaluate import evaluate
     from fgp.train import result
-    from fgp.train.loop import fit
 
     dataset = data.load(args.data)
     recipe.check_task(dataset.task)
@@ -54,15 +51,7 @@ def run(args: argparse.Namespace) -> None:
         dense, own = result.cost_on(result.dense_twin(model), dataset), result.cost_on(model, dataset)
         recipe = recipe.stretched(min(_MOST_TIMES_EPOCHS, dense.macs / own.macs))
     tags = training.tags(args, "scratch" if args.architecture else "dense", "unpruned")
-    run = {"engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
-    entries, inputs = {"before": None, "score_seconds": None}, [args.architecture]
-    with training.checkpoint(args, device, args.architecture) as checkpoint:
-        history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
-        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
-        if group.leader:
-            with checkpoint.results():
-                training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
-    group.leave()
+    training.train(args, model, dataset, recipe, device, tags, [args.architecture])
 
 
 def _fresh(args: argparse.Namespace, dataset):

@@ -119,6 +119,47 @@ def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterat
         yield Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim)
 
 
+def train(
+    args: argparse.Namespace,
+    model,
+    dataset,
+    recipe: Recipe,
+    device,
+    tags: dict[str, str],
+    inputs: Sequence[str | None],
+    *,
+    hook=None,
+    before: float | None = None,
+    score_seconds: float | None = None,
+) -> None:
+    """Train, look at the test images once, write weights, curve and metrics; of several processes the leader writes.
+
+    Args:
+        args: the parsed command line.
+        model: the network at the start.
+        dataset: what it is trained and evaluated on.
+        recipe: how.
+        device: where, a torch.device.
+        tags: what `tags` returned.
+        inputs: the files that the network was made from, its weights file (None: random weights) first.
+        hook: what a method adds to the training.
+        before, score_seconds: entries of the metrics.
+    """
+    from fgp.evaluate import evaluate
+    from fgp.train import distributed
+    from fgp.train.loop import fit
+
+    group, run = distributed.group(), {"engine": Engine.from_args(args), "label": label(tags, args.seed)}
+    with checkpoint(args, device, inputs[0]) as saved:
+        history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=saved, **run)
+        after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
+        if group.leader:
+            entries = {"before": before, "after": after, "score_seconds": score_seconds}
+            with saved.results():
+                write(args, model, recipe, dataset, history, device, tags, inputs, **entries)
+    group.leave()
+
+
 @functools.cache
 def sources(*modules: str) -> list[Path]:
     """Return the files of this project that a training by these modules runs: those, and all that they import."""
