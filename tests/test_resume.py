@@ -228,7 +228,7 @@ def test_a_process_that_dies_while_it_saves_leaves_a_checkpoint(tmp_path, functi
     assert epoch_in(tmp_path) == epoch
     saved(tmp_path, 4)
     assert epoch_in(tmp_path) == 4
-    Checkpoint(tmp_path / "m", "k").remove()
+    Checkpoint(tmp_path / "m", "k").delete()
     assert not list(tmp_path.iterdir())
 
 
@@ -379,3 +379,23 @@ def test_the_code_of_a_training_is_what_it_imports(modules, needed):
     assert files >= needed | {f"{modules[0].replace('.', '/')}.py"}
     assert not files & {"baselines/l1.py", "fgp/cli/score.py", "fgp/latency.py", "fgp/scoring/rank.py"}
     assert not [name for name in files if not name.startswith(("fgp/", "baselines/"))]
+
+
+@pytest.mark.parametrize(("subcommand", "flags"), [("train", TRAIN), ("stage", SLIMMING), ("stage", GRADUAL)])
+def test_a_training_is_not_repeated_when_a_later_one_of_its_process_failed(digits, tmp_path, monkeypatch, capsys, subcommand, flags):
+    def run(second):
+        later = words("train", TRAIN, second, "b")
+        return main([str(word) for word in (*words(subcommand, flags, digits, "a"), "--device", "cpu", "then", *later)])
+
+    monkeypatch.chdir(tmp_path)
+    assert run("missing.safetensors") == 1
+    assert (tmp_path / "a.checkpoint").exists()
+    first = load_file("a")
+    (tmp_path / "a").unlink()  # as Snakemake does
+    capsys.readouterr()
+    assert run(digits) == 0
+    assert "goes on after epoch 2\n" in capsys.readouterr().err
+    again = load_file("a")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(values, again[name]) for name, values in first.items())
+    assert {path.name for path in tmp_path.iterdir()} - {"p"} == {"a", "b"}

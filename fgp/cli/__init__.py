@@ -8,7 +8,7 @@ import importlib
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from fgp import provenance
 from fgp.errors import FgpError, exit_status
@@ -30,9 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
-    """Run every subcommand; memory that runs out becomes an FgpError that says what to lower."""
-    for words in _split(argv):
+    """Run every subcommand; memory that runs out becomes an FgpError that says what to lower.
+
+    What a subcommand puts on `at_end` is called when all of them have succeeded.
+    """
+    *others, last = _split(argv)
+    at_end: list[Callable[[], None]] = []
+    for words in (*others, last):
         arguments = _parser(words).parse_args(words)
+        arguments.followed, arguments.at_end = words is not last, at_end
         provenance.COMMAND.set(words)
         try:
             arguments.run(arguments)
@@ -42,6 +48,8 @@ def _run(argv: list[str]) -> None:
                 raise
             lower = f"lower {_LOWER[words[0]]}, or " if words[0] in _LOWER else ""
             raise FgpError(f"out of memory ({text.splitlines()[0]}); {lower}run fewer jobs at once") from None
+    for call in at_end:
+        call()
 
 
 def _split(argv: list[str]) -> Iterator[list[str]]:

@@ -20,7 +20,7 @@ _PROJECT = Path(__file__).parents[2]
 _IMPORTED_ON_USE = ("fgp.checkpoint", "fgp.data.dataset")
 """Modules that a training uses by a name of their package, such as `fgp.load`; so it does the networks, by `fgp.models.build`."""
 _FILES = ("data", "weights", "architecture", "out", "curve", "metrics", "plan", "scores")
-_NO_PART = {"run", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
+_NO_PART = {"run", "followed", "at_end", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
 """Arguments without a part in the training, and those that stand for something else: the content of a file, a device."""
 
 
@@ -88,6 +88,9 @@ def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterat
     that it runs, the versions of the packages and the engine; on the CPU, where a resumed training is bit-identical, the model
     of the processor and the threads too. Not paths, tags and times: an input that was made again the same is the same.
 
+    Where further subcommands follow in this process, the end of the training is saved too, until all of them have succeeded:
+    Snakemake deletes the outputs of a job that fails, finished ones included.
+
     Args:
         args: the parsed command line.
         device: torch.device of the training.
@@ -116,7 +119,10 @@ def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterat
     for source in sources(*modules):
         digest.update(source.read_bytes())
     with Claim(args.out) if group.leader else contextlib.nullcontext() as claim:
-        yield Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim)
+        saved = Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim, keep=args.followed)
+        if args.followed and group.leader:
+            args.at_end.append(saved.delete)
+        yield saved
 
 
 def train(
