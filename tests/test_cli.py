@@ -39,3 +39,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["data", "--source", "digits", "--out", str(tmp_path / "file" / "out.safetensors")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["prune --weights x --plan x --data x --out x", "data --source digits --out x"])
+def test_only_trainings_run_in_several_processes(words, monkeypatch, capsys):
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(words.split()) == 1
+    name = words.split()[0]
+    assert capsys.readouterr().err.startswith(f"fgp: error: torchrun: `fgp {name}` runs in one process, only train and finetune")

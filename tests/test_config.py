@@ -48,6 +48,8 @@ def set_in(raw: dict, key: str, value: object) -> dict:
         ("figures/fig4/shares", 0.3, r"figures\.fig4\.shares: unknown key; did you mean share"),
         ("tasks/digits-vgg16/k", {"FGP*": 1.5}, r"tasks\.digits-vgg16\.k\.FGP\*: .*less than or equal to 1"),
         ("tasks/digits-vgg16/k", {"FGP*": 0}, r"tasks\.digits-vgg16\.k\.FGP\*: .*greater than 0"),
+        ("tasks/digits-vgg16/k", {"FGP*": 0.351}, r"tasks\.digits-vgg16\.k\.FGP\*: .*at most 2 decimals"),
+        ("tasks/digits-vgg16/budgets", {"half": 0.50001}, r"tasks\.digits-vgg16\.budgets\.half: .*at most 4 decimals"),
         ("seeds", [], r"seeds: "),
         ("tasks/digits-vgg16/dataset", "scenes", r"vgg16 is a classification network, scenes a segmentation data set"),
         ("methods", ["l1", "scratch-e"], r"tasks\.digits-vgg16: scratch-e needs the plans of: unknown 'fgp'"),

@@ -382,7 +382,9 @@ def test_the_code_of_a_training_is_what_it_imports(modules, needed):
 
 
 @pytest.mark.parametrize(("subcommand", "flags"), [("train", TRAIN), ("stage", SLIMMING), ("stage", GRADUAL)])
-def test_a_training_is_not_repeated_when_a_later_one_of_its_process_failed(digits, tmp_path, monkeypatch, capsys, subcommand, flags):
+def test_a_training_is_not_repeated_when_a_later_one_of_its_process_failed(
+    digits, tmp_path, monkeypatch, capsys, subcommand, flags
+):
     def run(second):
         later = words("train", TRAIN, second, "b")
         return main([str(word) for word in (*words(subcommand, flags, digits, "a"), "--device", "cpu", "then", *later)])

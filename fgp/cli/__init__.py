@@ -6,6 +6,7 @@
 import argparse
 import importlib
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from fgp import provenance
 from fgp.errors import FgpError, exit_status
 
 SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure", "rerun")
+_SHARED = ("train", "finetune")
 _OUT_OF_MEMORY = re.compile("MemoryError|out of memory|(can't allocate|not enough) memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _LOWER = {
     "data": "--size, --train-limit or --test-limit (in the configuration: the data set's size, train_limit, test_limit)",
@@ -38,6 +40,10 @@ def _run(argv: list[str]) -> None:
     at_end: list[Callable[[], None]] = []
     for words in (*others, last):
         arguments = _parser(words).parse_args(words)
+        if words[0] not in _SHARED and "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+            raise FgpError(
+                f"torchrun: `fgp {words[0]}` runs in one process, only {' and '.join(_SHARED)} in several; leave it out"
+            )
         arguments.followed, arguments.at_end = words is not last, at_end
         provenance.COMMAND.set(words)
         try:

@@ -22,19 +22,19 @@ _ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
 SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
 
 
-def _at_least(smallest: float) -> AfterValidator:
-    """Refuse a share that the name of a selection would round to nothing."""
+def _decimals(most: int) -> AfterValidator:
+    """Refuse a share that the names of selections would round."""
 
     def check(share: float) -> float:
-        if share < smallest:
-            raise ValueError(f"give at least {smallest}")
+        if round(share, most) != share:
+            raise ValueError(f"give at most {most} decimals, it stands so in the names of cells")
         return share
 
     return AfterValidator(check)
 
 
-Share = Annotated[float, Field(gt=0, le=1), _at_least(0.01)]
-Budget = Annotated[float, Field(gt=0, le=1), _at_least(0.0001)]
+Share = Annotated[float, Field(gt=0, le=1), _decimals(2)]
+Budget = Annotated[float, Field(gt=0, le=1), _decimals(4)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
