@@ -32,14 +32,19 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory):
-    """(case, fault) -> exit status, stderr, files left, of every command that writes onto a full and a read-only disk."""
-    folder = tmp_path_factory.mktemp("faults")
+def can_mount(folder: Path) -> None:
+    """Skip the test where a tmpfs cannot be mounted."""
     mount = ["mount", "-t", "tmpfs", "none", str(folder)]
     refused = subprocess.run([*NAMESPACE, *mount], capture_output=True, text=True, check=False)
     if refused.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {refused.stderr.strip()}")
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory):
+    """(case, fault) -> exit status, stderr, files left, of every command that writes onto a full and a read-only disk."""
+    folder = tmp_path_factory.mktemp("faults")
+    can_mount(folder)
     command = [*NAMESPACE, sys.executable, str(HERE / "fault_cases.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
