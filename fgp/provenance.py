@@ -63,8 +63,12 @@ def read(path: str | os.PathLike) -> dict:
 
 
 def chain(recorded: dict) -> list[dict]:
-    """Return the stages that led to a result with this provenance, the first first: each one's command, code and time."""
+    """Return the stages that led to a result with this provenance, the first first.
+
+    Each has its command, code and time; the preparation of data also `content`, a SHA-256 of all images and labels.
+    """
     own = {key: recorded.get(key) for key in ("command", "code", "finished")}
+    own |= {"content": recorded["content"]} if "content" in recorded else {}
     earlier = recorded.get("stages")
     return [stage for stage in [*(earlier if isinstance(earlier, list) else ()), own] if _is_stage(stage)]
 

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fgp import provenance
 from fgp.data import batches, load, prepare, read_header, subset
 from fgp.data.choose import balanced, plain
 from fgp.data.preparing import _statistics
@@ -64,6 +65,18 @@ def test_digits_match_scikit_learn(digits):
     assert (data.task, data.outputs, data.void, data.source) == ("classification", 10, 255, "digits")
     assert header.metadata["options"]["seed"] == 0
     assert "versions" in header.metadata["provenance"]
+
+
+def test_the_provenance_tells_the_content(digits, tmp_path):
+    def content(**options):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        prepare("digits", path, size=8, **options)
+        (stage,) = provenance.chain(provenance.read(path))
+        return stage["content"]
+
+    limited = {"train_limit": 20, "test_limit": 10}
+    assert content() == read_header(digits).metadata["provenance"]["content"]
+    assert len({content(), content(classes=10), content(**limited), content(**limited, seed=1)}) == 3
 
 
 def test_default_size_of_digits_is_32(tmp_path):

@@ -50,6 +50,7 @@ def provenance_of(stages, minute=0):
         {"command": f"fgp {command}", "code": code, "finished": time}
         for (command, code), time in zip(stages.items(), times, strict=True)
     ]
+    chain[0]["content"] = "data"
     return chain[-1] | {
         "stages": chain[:-1],
         **{"recipe": {"lr": 0.1}, "commit": None, "dirty": None, "versions": {}, "hardware": {}, "threads": 1},
@@ -250,6 +251,14 @@ def test_a_cell_of_an_earlier_dense_network(finished, place, capsys):
     value["provenance"]["stages"][1]["finished"] = "2025-01-01T00:00:00+00:00"
     path = place(f"seed0/l1/{MACS}/metrics.json", value)
     refused(finished, capsys, path, "dense network of: found 2025-01-01")
+
+
+@pytest.mark.parametrize("cell", [f"l1/{MACS}", f"slimming/{MACS}"])
+def test_a_cell_of_other_images_under_the_same_name(finished, place, capsys, cell):
+    value = metrics(grid(), *cell.split("/"))
+    value["provenance"]["stages"][0]["content"] = "other"
+    path = place(f"seed0/{cell}/metrics.json", value)
+    refused(finished, capsys, path, "content of the prepared data: found ['other']", "asks for ['data'], as ")
 
 
 @pytest.mark.parametrize(("entry", "value"), [("dense_macs", 101), ("dense_params", 11), ("channels", {"a": 8, "b": 9})])

@@ -173,7 +173,8 @@ def _write(
                     for channel in range(3):
                         histogram[channel] += np.bincount(planes[channel].ravel(), minlength=256)
         mean, std = _statistics(histogram)
-        writer.finish(metadata | {"mean": mean, "std": std})
+        origin = metadata["provenance"] | {"content": writer.digest()}
+        writer.finish(metadata | {"mean": mean, "std": std, "provenance": origin})
 
 
 def _samples(part: Part, indices: np.ndarray, size: tuple[int, int] | None) -> Iterator[Sample]:

@@ -1,5 +1,6 @@
 """A safetensors file written piece by piece, for data that does not fit in memory."""
 
+import hashlib
 import json
 import os
 from typing import BinaryIO
@@ -26,6 +27,7 @@ class SafetensorsWriter:
             self._entries[name] = {"dtype": _NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [begin, end]}
             self._types[name] = np.dtype(dtype)
             begin = end
+        self._digests = {name: hashlib.sha256(name.encode()) for name in sorted(tensors)}
         self._length = len(self._header(metadata)) + _ROOM
         self._length += -self._length % 8
         for name, entry in self._entries.items():
@@ -35,9 +37,15 @@ class SafetensorsWriter:
         """Write the next piece of tensor `name`."""
         if values.dtype != self._types[name] or self._position[name] + values.nbytes > self._end[name]:
             raise ValueError(f"{name}: {values.dtype} {values.shape} does not fit what was announced")
+        content = np.ascontiguousarray(values).data
         self._file.seek(self._position[name])
-        self._file.write(np.ascontiguousarray(values).data)
+        self._file.write(content)
+        self._digests[name].update(content)
         self._position[name] += values.nbytes
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what was written to all tensors."""
+        return hashlib.sha256(b"".join(found.digest() for found in self._digests.values())).hexdigest()
 
     def finish(self, metadata: dict) -> None:
         """Write the header. Every tensor must be complete."""

@@ -25,6 +25,7 @@ class Proof:
         self._batches = {cell: batch for batch in grid.batches() for cell in batch.cells}
         self._scorings = {(scoring.task, method): scoring for scoring in grid.scorings() for method in scoring.methods}
         self._dense: dict[tuple[str, int], dict] = {}
+        self._contents: dict[str, tuple[object, list]] = {}
         self._digests: dict[tuple[str, str, str], str] = {}
 
     def check_cell(self, path: str | os.PathLike, metrics: dict) -> None:
@@ -42,6 +43,7 @@ class Proof:
         recorded = metrics["provenance"]
         stages = provenance.chain(recorded)
         _check_stages(path, stages, self.stages(cell, seed))
+        self._check_content(path, metrics["dataset"], [stage["content"] for stage in stages if "content" in stage])
         dense = self._dense.setdefault((cell.task, seed), metrics) if cell.path == "/".join(DENSE) else None
         dense = dense or self._dense.get((cell.task, seed))
         if dense:
@@ -87,6 +89,11 @@ class Proof:
             scoring = self._scorings[task, cell.method]
             made[self._commands.scoring(task, cell.method, seed)] = self._codes.score(scoring)
         return made | own
+
+    def _check_content(self, path: str | os.PathLike, dataset: str, content: list) -> None:
+        first, expected = self._contents.setdefault(dataset, (path, content))
+        if content != expected:
+            raise _refusal(path, "provenance: content of the prepared data", content, f"{expected}, as {first} has it")
 
     def _entries(self, cell: Cell) -> dict[str, object]:
         task = self.grid.tasks[cell.task]
