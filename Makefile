@@ -5,7 +5,7 @@ VENV ?= .venv
 CORES ?= 2
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-fast lint schema environment clean
+.PHONY: demo test test-fast mutation lint schema environment clean
 
 demo: environment
 	snakemake all --cores $(CORES) --configfile config/demo.yaml
@@ -15,6 +15,10 @@ test: environment
 
 test-fast: environment
 	pytest -n $(CORES) -m "not slow"
+
+mutation: environment
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 mutmut run --max-children $(CORES)
+	python tests/mutation/survivors.py
 
 lint: environment
 	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow

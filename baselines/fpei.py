@@ -43,12 +43,10 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     Raises:
         FgpError: see `fgp.scoring.passes.feature_maps`.
     """
-    import torch
-
     from fgp.layers import convolutions
     from fgp.scoring.passes import feature_maps
 
-    sums = {name: layer.weight.new_zeros(layer.out_channels, dtype=torch.float64) for name, layer in convolutions(model).items()}
+    sums = {name: layer.weight.new_zeros(layer.out_channels) for name, layer in convolutions(model).items()}
 
     def read(name: str, maps: Tensor, _: Tensor) -> None:
         sums[name] = sums[name] + _entropies(maps).double().sum(0)

@@ -121,4 +121,4 @@ def _needed(structure: Structure, plan: dict[str, list[int]], ranking: list[tupl
         gone = set(ranking[:count])
         return structure.macs({name: [c for c in kept if (name, c - c % units[name]) not in gone] for name, kept in plan.items()})
 
-    return bisect_left(range(len(ranking) + 1), -target, key=lambda count: -macs(count))
+    return bisect_left(range(len(ranking)), -target, key=lambda count: -macs(count))

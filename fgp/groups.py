@@ -72,7 +72,7 @@ def unite(outputs: dict[str, coupling.Outputs], modules: dict[str, nn.Module]) -
                 leader=members[0],
                 members=tuple(members),
                 channels=modules[members[0]].out_channels,
-                unit=math.lcm(*(modules[m].out_channels // modules[m].groups for m in members if modules[m].groups > 1), 1),
+                unit=math.lcm(*(modules[m].out_channels // modules[m].groups for m in members if modules[m].groups > 1)),
                 residual=len(plain) > 1 and any(outputs[member].summed for member in members),
                 whole=reasons[0] if reasons else None,
             )

@@ -76,7 +76,7 @@ class Masks:
         axis = features.ndim - 1 if isinstance(module, nn.Linear) else 1
         factor = features.new_ones(len(features) if self.gates else 1, features.shape[axis])
         for leader, index in self._readers[name]:
-            gate = self.gates[leader] if self.gates else self.kept[leader].to(features.dtype)[None]
+            gate = self.gates[leader] if self.gates else self.kept[leader][None]
             factor = factor.index_copy(1, index.flatten(), gate.repeat_interleave(index.shape[1], dim=1).to(factor.dtype))
         shape = [len(factor)] + [1] * (features.ndim - 1)
         shape[axis] = features.shape[axis]

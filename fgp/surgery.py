@@ -45,7 +45,7 @@ class Structure:
             raise FgpError("example_input: expected a tensor of shape (N, C, H, W)")
         self.tied = tied
         self._model = model
-        self._example = example_input[:1].to("meta")
+        self._example = example_input.to("meta")
         self._modules = dict(model.named_modules())
         traced = traced or coupling.trace(model, example_input)
         self.positions = traced.positions
@@ -129,13 +129,12 @@ class Structure:
 
     def params(self, plan: Mapping[str, Sequence[int]] | None = None) -> int:
         """Return the number of parameters after `plan` (None: dense), without pruning."""
-        axes = self._axes(plan or {})
+        dense, axes = self._axes({}), self._axes(plan or {})
         total = sum(parameter.numel() for parameter in self._model.parameters())
         for name in {name for touched in self._touched.values() for name, _ in touched}:
             module = self._modules[name]
-            dense = slicing.sizes(module)
-            total -= slicing.parameters(module, dense["out"], dense.get("in", 0))
-            total += slicing.parameters(module, axes[name, "out"], axes.get((name, "in"), 0))
+            total -= slicing.parameters(module, dense[name, "out"], dense[name, "in"])
+            total += slicing.parameters(module, axes[name, "out"], axes[name, "in"])
         return total
 
     def kept(self, plan: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:

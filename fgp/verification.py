@@ -20,7 +20,7 @@ def check(dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], exam
         dense: the network before.
         pruned: the network after.
         masks: {layer: input channels that it no longer has}.
-        example: tensor (1, C, H, W) of the network's input shape, possibly on the meta device. The image is 64 x 64 where that is
+        example: tensor (N, C, H, W) of the network's input shape, possibly on the meta device. The image is 64 x 64 where that is
             smaller and the network takes it.
 
     Raises:

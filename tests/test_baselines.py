@@ -235,7 +235,7 @@ def test_slimming_refuses_what_it_cannot_score():
         METHODS["slimming"].score(small(), [], 0)
     with pytest.raises(FgpError, match="training mode"):
         METHODS["slimming"].score(small().train(), batches(), 0)
-    with pytest.raises(FgpError, match="BatchNorm2d"):
+    with pytest.raises(FgpError, match=r"^Conv2d: slimming needs BatchNorm2d"):
         METHODS["slimming"].training().penalty(nn.Conv2d(1, 1, 1))
 
 
@@ -254,9 +254,18 @@ def test_scratch_methods_say_what_they_train():
     }
 
 
+def test_all_methods_are_found_by_name():
+    found = baselines.discover()
+    assert list(found) == sorted(found) == list(METHODS)
+    assert all(found[name] is baselines.get(name) for name in found)
+
+
 def test_unknown_method_names_the_closest():
-    with pytest.raises(FgpError, match=r"'sliming'.*slimming"):
+    with pytest.raises(FgpError, match=r"^method 'sliming': .*; use slimming") as refused:
         baselines.get("sliming")
+    assert "hrank" not in str(refused.value)
+    with pytest.raises(FgpError, match=r"^method '\?': .*; use " + " or ".join(METHODS)):
+        baselines.get("?")
 
 
 @pytest.mark.parametrize(

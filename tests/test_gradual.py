@@ -3,6 +3,7 @@ import torch
 from reference_fgp import randomise
 from test_train_loop import classification
 
+import baselines
 import fgp
 from fgp import FgpError
 from fgp.masking import Masks
@@ -95,6 +96,12 @@ def test_the_budget_is_met_and_the_last_channel_stays(budget):
     assert fgp.cost.count(pruned, dataset.train.images[:1].float()).macs == hook.macs == pytest.approx(budget * dense, rel=0.01)
     assert all(kept for kept in hook.plan.values())
     assert budget < 1 or all(len(kept) == pruned.get_submodule(name).out_channels for name, kept in hook.plan.items())
+
+
+@pytest.mark.parametrize("name", [name for name, method in baselines.discover().items() if method.METHOD.kind == "gradual"])
+def test_channels_of_residual_sums_go_only_if_asked(name):
+    method = baselines.get(name)
+    assert [method.pruning(0.5).tied, method.pruning(0.5, False).tied, method.pruning(0.5, True).tied] == [False, False, True]
 
 
 def test_too_short_a_training_says_so():

@@ -8,6 +8,7 @@ from torch import nn
 
 from baselines import cap, slimming
 from fgp.errors import FgpError
+from fgp.models import build
 from fgp.train import Recipe, fit
 
 
@@ -101,6 +102,20 @@ def test_channels_alike_are_spared():
     hook.end()
 
 
+@pytest.mark.parametrize("name", ["segnet", "deeplabv3"])
+def test_a_layer_that_was_not_read_yet_is_slimming(name):
+    model = build(name, 4, 1 / 32)
+    hook = cap.training()
+    hook.begin(run_of(model))
+    assert hook.penalty(model).item() == pytest.approx(slimming.training().penalty(model).item(), rel=1e-5)
+    hook.end()
+
+
+def test_guides_are_scaled_where_they_differ_by_more_than_rounding():
+    assert cap.scaled(torch.tensor([0.2, 0.200005, 0.20001])).tolist() == pytest.approx([0, 0.5, 1], abs=0.01)
+    assert cap.scaled(torch.tensor([0.2, 0.2000001, 0.2000015])).tolist() == [0, 0, 0]
+
+
 def test_cap_scores_as_slimming():
     model, batches = tiny(), [(torch.randn(1, 3, 8, 8), None)]
     scores = cap.score(model, batches, 0)
@@ -112,5 +127,5 @@ def test_refusals_of_cap():
     for options in ({"strength": -1}, {"momentum": "1.5"}, {"strength": "much"}):
         with pytest.raises(FgpError, match=next(iter(options))):
             cap.training(**options)
-    with pytest.raises(FgpError, match="BatchNorm2d"):
+    with pytest.raises(FgpError, match=r"^Conv2d: CAP needs BatchNorm2d"):
         cap.training().begin(run_of(nn.Conv2d(3, 4, 1)))

@@ -32,13 +32,13 @@ def test_the_network_is_left_without_hooks(make):
 
 
 def test_e_by_hand():
-    """Gradients of three steps; only where they have the sign of the scale does e move."""
+    """Gradients of four steps; only where they have the sign of the scale does e move."""
     model = tiny()
     hook = dcfp.training()
     hook.begin(run_of(model))
     scale = model.layer1[1].weight
     scale.data = torch.tensor([1.0, -1.0, 2.0, 0.0, 0.5])
-    for gradient in ([0.5, 0.5, -1.0, 3.0, 1.0], [0.5, -2.0, -1.0, 3.0, -1.0], [-9.0, 2.0, 4.0, 3.0, 2.0]):
+    for gradient in ([0.5, 0.5, -1.0, 3.0, 1.0], [0.5, -2.0, -1.0, 3.0, -1.0], [-9.0, 2.0, 4.0, 3.0, 2.0], [0.0] * 5):
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         scale.grad = torch.tensor(gradient)
@@ -47,6 +47,28 @@ def test_e_by_hand():
     assert hook.importance["layer1.0"].tolist() == pytest.approx(expected, rel=1e-5)
     assert hook.importance["stem.0"].tolist() == [0.0] * 6
     assert set(hook.importance) == {"stem.0", "layer1.0", "layer2.0", "head.0"}
+
+
+def test_scores_by_hand():
+    """layer1 ranks in the backbone with both layers of the residual sum, which have the larger share, halved; the head alone."""
+    hook = dcfp.training()
+    hook.begin(run_of(tiny()))
+    e = {"stem.0": [9, 1, 2, 3, 4, 5], "layer2.0": [0, 16, 6, 7, 8, 10], "layer1.0": [11, 12, 13, 14, 15], "head.0": range(7)}
+    for name, values in e.items():
+        hook.importance[name].copy_(torch.tensor(values))
+    summed = [1 + 9 / 17, 1 + 16 / 17, 6 / 17, 7 / 17, 8 / 17, 10 / 17]
+    expected = {
+        "stem.0": [value / 2 for value in summed],
+        "layer1.0": [11 / 17, 12 / 17, 13 / 17, 14 / 17, 1 + 15 / 17],
+        "layer2.0": [value / 2 for value in summed],
+        "head.0": [0, 1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 1 + 6 / 7],
+        "head.3": [1, 1, 1, 1],
+        "auxiliary": [1, 1, 1, 1],
+    }
+    scores = hook.scores()
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        assert scores[name].tolist() == pytest.approx(values), name
 
 
 @pytest.mark.parametrize(("iterations", "first"), [(None, 1), ("3", 6), (100, 1)])

@@ -4,209 +4,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_fgp import randomise
-from scoring_networks import classification, residual, segmentation
+from scoring_networks import classification, residual
 from torch import nn
 
 from baselines import frs, frs_oneshot
 from fgp import FgpError
 from fgp.data import Dataset, Split
-from fgp.masking import Masks
 from fgp.models import build
+from fgp.scoring import relevance
 from fgp.scoring.relevance import channel_relevances
 from fgp.surgery import Structure
 from fgp.train import Recipe, fit
 from fgp.train.resume import Checkpoint
-
-
-def assign(layer, weight, bias):
-    layer.weight.data.copy_(torch.tensor(weight).view_as(layer.weight))
-    layer.bias.data.copy_(torch.tensor(bias))
-
-
-def by_hand():
-    """One pixel of value 1: a = (2, 3), b = (12, 1), of which 7 is bias."""
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)).eval()
-    assign(model[0], [2.0, 3.0], [0.0, 0.0])
-    assign(model[2], [1.0, 1.0, 2.0, -1.0], [7.0, 0.0])
-    assign(model[5], [1.0, 2.0, 1.0, -1.0], [-3.0, 5.0])
-    return model
-
-
-@pytest.mark.parametrize(
-    ("label", "b", "a"),
-    [
-        (0, (12 / 14, 2 / 14), (12 / 14 * 2 / 5 + 2 / 14 * 2, 12 / 14 * 3 / 5 - 2 / 14)),
-        (1, (2, -1), (2 * 2 / 5 - 2, 2 * 3 / 5 + 1)),
-    ],
-)
-def test_two_layers_by_hand(label, b, a):
-    logits, found = channel_relevances(by_hand(), torch.ones(1, 1, 1, 1), torch.tensor([label]))
-    assert logits.tolist() == [[11, 16]]
-    assert found["2"][0].tolist() == pytest.approx(b)
-    assert found["0"][0].tolist() == pytest.approx(a)
-
-
-class Literal(nn.Module):
-    """Max-pool, residual sum, stride, dilation, groups and, behind conv3, negative inputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.bn0 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv1, self.bn1 = nn.Conv2d(4, 3, 3, padding=2, dilation=2, bias=False), nn.BatchNorm2d(3)
-        self.conv2, self.bn2 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-        self.conv3 = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
-        self.conv4 = nn.Conv2d(6, 5, 2)
-        self.linear = nn.Linear(5, 3)
-
-    def forward(self, images):
-        x = F.max_pool2d(F.relu(self.bn0(self.stem(images))), 2)
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return self.linear(self.conv4(self.conv3(F.relu(y + x))).mean((2, 3)))
-
-
-def weighted_loop(x, layer, relevance):
-    """Alpha-beta rule of one image by loops: x (C, H, W), relevance of the output (D, P, Q)."""
-    weight = layer.weight.detach()
-    if isinstance(layer, nn.Linear):
-        weight, stride, padding, dilation, groups = weight[:, :, None, None], 1, 0, 1, 1
-    else:
-        stride, padding, dilation, groups = layer.stride[0], layer.padding[0], layer.dilation[0], layer.groups
-    handed = torch.zeros_like(x)
-    for d, p, q in torch.cartesian_prod(*map(torch.arange, relevance.shape)).tolist():
-        parts = {}
-        for c, u, v in torch.cartesian_prod(*map(torch.arange, weight.shape[1:])).tolist():
-            channel = d // (len(weight) // groups) * weight.shape[1] + c
-            row, column = p * stride - padding + u * dilation, q * stride - padding + v * dilation
-            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
-                parts[channel, row, column] = float(x[channel, row, column] * weight[d, c, u, v])
-        for place, share in shares(parts).items():
-            handed[place] += relevance[d, p, q] * share
-    return handed
-
-
-def shares(parts):
-    """Return what each contribution {place: x w} gets of a relevance of 1."""
-    plus, minus = sum(z for z in parts.values() if z > 0), sum(z for z in parts.values() if z < 0)
-    alpha, beta = (2, 1) if plus and minus else (1, -1)
-    return {place: alpha * z / plus if z > 0 else -beta * z / minus for place, z in parts.items() if z}
-
-
-def literal(model, image, label):
-    """Return {convolution: mean relevance (C,)} of one image, operation by operation."""
-    with torch.no_grad():
-        a = F.relu(model.bn0(model.stem(image[None])))
-        x = F.max_pool2d(a, 2)
-        h = F.relu(model.bn1(model.conv1(x)))
-        y = model.bn2(model.conv2(h))
-        s = F.relu(y + x)
-        f = model.conv3(s)
-        g = model.conv4(f)
-    at_mean = weighted_loop(g.mean((2, 3))[0][:, None, None], model.linear, F.one_hot(label, 3).double()[:, None, None])
-    at_conv4 = torch.zeros_like(g[0])
-    for c in range(5):
-        for place, share in shares(dict(enumerate(g[0, c].flatten().tolist()))).items():
-            at_conv4[c].view(-1)[place] = at_mean[c, 0, 0] * share
-    at_conv3 = weighted_loop(f[0], model.conv4, at_conv4)
-    at_sum = weighted_loop(s[0], model.conv3, at_conv3)
-    branch = torch.where(at_sum != 0, at_sum * y[0] / (y[0] + x[0]), 0)
-    at_conv1 = weighted_loop(h[0], model.conv2, branch)
-    at_pool = at_sum - branch + weighted_loop(x[0], model.conv1, at_conv1)
-    at_stem = torch.zeros_like(a[0])
-    for c, i, j in torch.cartesian_prod(*map(torch.arange, at_pool.shape)).tolist():
-        window = a[0, c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
-        k = int(window.argmax())
-        at_stem[c, 2 * i + k // 2, 2 * j + k % 2] += at_pool[c, i, j]
-    found = {"stem": at_stem, "conv1": at_conv1, "conv2": branch, "conv3": at_conv3, "conv4": at_conv4}
-    return {name: relevance.mean((1, 2)) for name, relevance in found.items()}
-
-
-def test_a_network_by_loops():
-    torch.manual_seed(0)
-    model = randomise(Literal().double())
-    images, labels = classification(count=2, outputs=3)
-    _, found = channel_relevances(model, images, labels)
-    for n in range(2):
-        for name, expected in literal(model, images[n], labels[n]).items():
-            torch.testing.assert_close(found[name][n], expected, rtol=1e-9, atol=1e-12)
-
-
-def totals(network, width, count=3, dtype=torch.float64):
-    """Return {convolution: relevance (N,) summed over channels and positions}."""
-    torch.manual_seed(0)
-    model = randomise(build(network, 5, width).to(dtype))
-    sizes = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _, __, out, name=name: sizes.__setitem__(name, out.shape[2:].numel()))
-    images, labels = classification(count, 32, 5)
-    _, found = channel_relevances(model, images.to(dtype), labels)
-    return {name: relevance.sum(1) * sizes[name] for name, relevance in found.items()}
-
-
-def test_relevance_is_conserved_layer_by_layer():
-    for total in totals("vgg16", 1 / 8).values():
-        torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=0)
-
-
-def test_relevance_is_conserved_over_branches():
-    found = totals("resnet50", 1 / 4)
-    for stage in range(1, 5):
-        inside = found[f"layer{stage}.0.conv3"]
-        torch.testing.assert_close(inside + found[f"layer{stage}.0.downsample.0"], torch.ones(3).double(), rtol=1e-9, atol=0)
-        for conv in ("conv1", "conv2"):
-            torch.testing.assert_close(found[f"layer{stage}.0.{conv}"], inside, rtol=1e-9, atol=0)
-    torch.testing.assert_close(found["conv1"], torch.ones(3).double(), rtol=1e-9, atol=0)
-
-
-def test_functions_and_in_place_operations_make_no_difference():
-    images, labels = classification()
-    modules, functions = (channel_relevances(residual(kind), images, labels)[1] for kind in (False, True))
-    assert list(modules) == list(functions)
-    assert all(torch.equal(modules[name], functions[name]) for name in modules)
-
-
-@pytest.mark.parametrize("network", ["vgg16", "resnet50"])
-def test_the_masked_network_has_the_relevance_of_the_pruned_one(network):
-    torch.manual_seed(0)
-    model = randomise(build(network, 5, 1 / 16).double())
-    images, labels = classification(3, 32, 5)
-    structure = Structure(model, images)
-    plan = {group.leader: list(range(0, group.channels, 2)) for group in structure.prunable}
-    _, expected = channel_relevances(structure.prune(plan), images, labels)
-    masks = Masks(structure, model).attach()
-    masks.load(plan)
-    _, found = channel_relevances(model, images, labels)
-    masks.detach()
-    for name, relevance in found.items():
-        kept = plan.get(name, range(relevance.shape[1]))
-        torch.testing.assert_close(relevance[:, kept], expected[name], rtol=1e-6, atol=1e-9)
-        gone = [c for c in range(relevance.shape[1]) if c not in kept]
-        assert not relevance[:, gone].any()
-
-
-class Gated(nn.Module):
-    def __init__(self, operation):
-        super().__init__()
-        self.conv, self.block = nn.Conv2d(3, 4, 1), nn.Module()
-        self.block.forward = operation
-
-    def forward(self, x):
-        return self.block(self.conv(x)).mean((2, 3))
-
-
-@pytest.mark.parametrize(
-    ("operation", "name"), [(torch.sigmoid, "sigmoid"), (lambda x: x * x, "mul"), (lambda x: x + x.exp(), "exp")]
-)
-def test_an_operation_without_a_rule_is_named(operation, name):
-    with pytest.raises(FgpError, match=rf"^block: .* no rule for the operation {name};"):
-        channel_relevances(Gated(operation).eval(), torch.ones(1, 3, 4, 4), torch.tensor([0]))
-
-
-def test_segmentation_is_refused():
-    images, labels = segmentation()
-    with pytest.raises(FgpError, match="in classification"):
-        channel_relevances(nn.Sequential(nn.Conv2d(3, 4, 1)).double().eval(), images, labels)
 
 
 def definition(model, batches):
@@ -236,9 +45,12 @@ def test_score_is_the_definition(recognised):
     model = residual()
     images, _ = classification(count=12)
     with torch.no_grad():
+        model.head.bias -= model(images).mean(0)
         predicted = model(images).argmax(1)
-    labels = {"some": predicted.clone(), "one class": predicted.clone(), "none": (predicted + 1) % 4}[recognised]
-    labels[::3] = (labels[::3] + 1) % 4 if recognised != "none" else labels[::3]
+    some = predicted.where(torch.arange(12) % 3 > 0, (predicted + 1) % 4)
+    labels = {"some": some, "one class": torch.full((12,), 3), "none": (predicted + 1) % 4}[recognised]
+    right = {label: (predicted[labels == label] == label).double().mean().item() for label in labels.unique().tolist()}
+    assert set(right.values()) == {"some": {0, 0.5, 1}, "one class": {7 / 12}, "none": {0}}[recognised]
     batches = [(images[:5], labels[:5]), (images[5:], labels[5:])]
     expected = definition(model, batches)
     for data in (batches, [(images, labels)]):
@@ -249,9 +61,44 @@ def test_score_is_the_definition(recognised):
         torch.testing.assert_close(first[name].double(), values, rtol=1e-5, atol=1e-7)
 
 
+def watch_relevances(monkeypatch, logits, relevances):
+    """Let every image have the given logits and relevances of the layer "read"; return the shapes asked for."""
+    asked = []
+
+    def given(model, images, labels):
+        asked.append((len(images), len(labels)))
+        return logits[: len(images)], {"read": relevances[: len(images)]}
+
+    monkeypatch.setattr(relevance, "channel_relevances", given)
+    return asked
+
+
+def test_score_by_hand(monkeypatch):
+    """Of the classes 0, 1 and 2 a half, all and none are recognised; class 3 has no image; sums as small as the 1e-9."""
+    sigmoid = {x: 1 / (1 + math.exp(-x)) for x in (1, 2)}
+    logits = torch.eye(4)[[0, 1, 1, 0]]
+    relevances = torch.tensor([[6.0, 0], [0, 0], [0, 9], [-3, 0]]).double() * 1e-9
+    watch_relevances(monkeypatch, logits, relevances)
+    model = nn.ModuleDict({"read": nn.Conv2d(3, 2, 1), "idle": nn.Conv2d(3, 5, 1)})
+    for dtype in (torch.int64, torch.int32):
+        scores = frs_oneshot.score(model, [(torch.zeros(4, 3, 1, 1), torch.tensor([0, 0, 1, 2], dtype=dtype))], 0)
+        first, second = abs(sigmoid[2] * 3 - 3) / 3, sigmoid[1] * 9 / 3
+        norm = (first**2 + second**2) ** 0.5
+        assert scores["read"].tolist() == pytest.approx([first / (norm + 1), second / (norm + 1)])
+        assert scores["idle"].tolist() == [0] * 5
+
+
+@pytest.mark.parametrize(("images", "expected"), [(5, [5]), (6, [5, 1]), (7, [5, 2]), (12, [5, 4, 3]), (None, [5, 4, 3])])
+def test_as_many_images_are_read_as_the_option_says(images, expected, monkeypatch):
+    asked = watch_relevances(monkeypatch, torch.ones(5, 2), torch.ones(5, 2).double())
+    batches = [(torch.zeros(count, 3, 1, 1), torch.zeros(count).long()) for count in (5, 4, 3)]
+    frs_oneshot.score(nn.ModuleDict({"read": nn.Conv2d(3, 2, 1)}), batches, 0, images=images)
+    assert asked == [(count, count) for count in expected]
+
+
 def test_score_refuses():
     images, labels = classification()
-    with pytest.raises(FgpError, match="no image"):
+    with pytest.raises(FgpError, match=r"^batches: holds no image"):
         frs_oneshot.score(residual(), [], 0)
     with pytest.raises(FgpError, match="option images"):
         frs_oneshot.score(residual(), [(images, labels)], 0, images="few")
@@ -286,7 +133,7 @@ RISING = {"a": torch.arange(16.0), "b": torch.arange(24.0) + 0.5}
 def train(model, hook, epochs=4, checkpoint=None):
     recipe = Recipe(epochs=epochs, batch_size=12, lr=0.05, momentum=0.9, weight_decay=1e-4, schedule="cosine")
     data = dataset()
-    return fit(model, data.train, data, recipe, 0, "cpu", hook=hook, checkpoint=checkpoint)
+    return fit(model, data.train, data, recipe, 3, "cpu", hook=hook, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +197,48 @@ def test_the_weakest_of_all_layers_go_and_the_last_of_a_layer_stays(monkeypatch)
     assert hook.plan["a"] == [15]
     assert 1 < len(kept) < 24
     assert kept == list(range(24 - len(kept), 24))
+
+
+def test_channels_go_at_the_events_only_by_what_the_options_score(monkeypatch):
+    calls, left = [], []
+
+    def score(model, batches, seed, *, images):
+        calls.append((seed, images, model.training, model.norm_a.training))
+        return RISING
+
+    monkeypatch.setattr(frs_oneshot, "score", score)
+    hook = frs.pruning(0.5, interval=1 / 3, images="5")
+    after_epoch = hook.after_epoch
+
+    def watched(epoch):
+        after_epoch(epoch)
+        left.append((len(calls), sum(map(len, hook.plan.values()))))
+
+    hook.after_epoch = watched
+    train(Steps(), hook, epochs=7)
+    assert hook.events == [2, 4]
+    assert calls == [(3, 5, False, False)] * 2
+    assert [count for count, _ in left] == [0, 1, 1, 2, 2, 2, 2]
+    channels = [count for _, count in left]
+    assert 40 == channels[0] > channels[1] == channels[2] > channels[3] == channels[6]
+
+
+def test_the_ranking_and_what_it_costs_by_hand():
+    """Layers "2" and "3" and, of two channels a unit, "0" with the grouped "1"; 12 + 8 + 12 + 6 + 4 MACs."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    structure = Structure(model, torch.zeros(1, 3, 1, 1))
+    scores = {"0": [1.0, 1, 1, 1], "1": [5.0, 5, 1, 1], "2": [2.0, 9, 2], "3": [1.0, 2]}
+    scores = {name: torch.tensor(values) for name, values in scores.items()}
+    dense = {"0": [0, 1, 2, 3], "2": [0, 1, 2], "3": [0, 1]}
+    # A tie goes to the later layer, then to the higher number.
+    ranking = frs._ranking(structure, dense, scores)
+    assert ranking == [("3", 0), ("2", 2), ("2", 0), ("0", 2)]
+    assert frs._ranking(structure, {"0": [2, 3], "2": [1, 2], "3": [0, 1]}, scores) == [("3", 0), ("2", 2)]
+    costs = [42, 42 - 3 - 2, 37 - 4 - 1, 32 - 4 - 1, 27 - 6 - 4 - 2]
+    for target in range(15, 43):
+        assert frs._needed(structure, dense, ranking, target) == next(n for n, cost in enumerate(costs) if cost <= target)
 
 
 def test_budget_one_only_trains():

@@ -108,6 +108,22 @@ def test_gfbs_by_hand():
     assert run("gfbs", model, [batch])["conv"].tolist() == pytest.approx([0.45, 0.44])
 
 
+def test_gfbs_does_not_depend_on_the_size_of_the_gradient():
+    model = OneConv([3.0, 4.0], [-3.0, -4.0], head=(4e-20, 3e-20))
+    batch = (planes((5.0, 2.0), (3.0, -2.0)), torch.tensor([0, 1]))
+    assert run("gfbs", model, [batch])["conv"].tolist() == pytest.approx([0.45, 0.44])
+
+
+def test_gfbs_of_a_normalised_layer_whose_channels_are_the_logits():
+    # Normalised to +1 and -1, the logits are equal, so p = 1/2 and dgamma = (-1/2, 1/2). Each unit vector holds 1 / sqrt 2.
+    class NoHead(OneConv):
+        def forward(self, x):
+            return self.norm(self.conv(x)).mean((2, 3))
+
+    model, batch = NoHead([3.0, 3.0], [2.0, 2.0]), (planes((5.0, 2.0), (3.0, -2.0)), torch.tensor([0, 1]))
+    assert run("gfbs", model, [batch])["conv"].tolist() == pytest.approx([0.5 + 0.05 / math.sqrt(2)] * 2)
+
+
 def test_gt_by_hand():
     # Logits are +-(3/2, 1/2) log 3, so p = (3/4, 1/4) and (1/4, 3/4). The entropy of two classes has the derivative -p q (a - b)
     # with respect to logit a. Gain: sum over two images of 3/16 log 3 |logit|, over 2 images and 2 classes.
@@ -133,8 +149,12 @@ def test_taylor_by_differences(name, dense):
     )
 
 
-def test_taylor_gates_a_convolution_without_normalisation():
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_taylor_gates_a_convolution_without_normalisation(depthwise):
     model, batches = plain(), two_batches(classification())
+    if depthwise:
+        model.b, model.linear = nn.Conv2d(5, 5, 3, groups=5).double(), nn.Linear(5, 4).double()
+        model.eval()
     assert_close(
         run("taylor", model, batches),
         {

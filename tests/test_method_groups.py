@@ -117,6 +117,20 @@ def test_fisher_over_the_macs_that_really_go():
     assert freed(structure, plan, "memory") == {"stem": 64, "conv1": 16, "conv2": 32}
 
 
+@pytest.mark.parametrize(
+    ("first", "normalise", "gone"), [(16, "none", "1"), (16, "memory", "0"), (40, "memory", "1"), (40, "macs", "0")]
+)
+def test_what_goes_by_hand(first, normalise, gone):
+    """A channel of "0" has 16 values and frees 16 * 3 + 4 * 3 MACs, one of "1" 4 values and 4 * 2 + 2 MACs."""
+    layers = (nn.Conv2d(3, 2, 1), nn.Conv2d(2, 3, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    hook = baselines.get("group-fisher").pruning(0.5, interval=1, channels=1, normalise=normalise)
+    hook.begin(Run(nn.Sequential(*layers), [(torch.zeros(1, 3, 4, 4), None)], 1, 1, 2, "classification", 0, torch.device("cpu")))
+    fisher = {"0": torch.tensor([first + 1.0, first]), "1": torch.tensor([9.0, 10, 8])}
+    hook.load_state_dict({"plan": hook.plan, "reached": False, "steps": 0, "fisher": fisher})
+    hook.after_step(None, None)
+    assert hook.plan == {"0": [0] if gone == "0" else [0, 1], "1": [0, 1] if gone == "1" else [0, 1, 2]}
+
+
 def test_channels_of_a_grouped_convolution_are_one():
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4 * 36, 4))
@@ -217,6 +231,24 @@ def test_shrinkage_by_hand():
     assert model[2].weight.grad.flatten(1).tolist() == [[1 + 32, 1 + 34], [1 + 17, 1 + 2]]
     assert model[4].weight.grad.tolist() == [[33, 4], [1, 2]]
     assert model[4].bias.grad.tolist() == [1, 1]
+
+
+def test_what_counts_is_the_weights_of_convolutions_linear_layers_and_norms():
+    """Not the slopes of a PReLU; a norm may have no weight, and a transposed kernel's inputs come first."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False), nn.PReLU(2), nn.ConvTranspose2d(2, 3, (1, 2), bias=False)
+    )  # fmt: skip
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 3]).view(2, 1, 1, 1))
+        model[3].weight.copy_(torch.tensor([[1.0, 1, 1, 1, 1, 2], [0, 2, 0, 0, 0, 0]]).view(2, 3, 1, 2))
+    weights = GroupWeights(Structure(model, torch.zeros(1, 1, 4, 4)), model)
+    assert {name: values.tolist() for name, values in weights.squared_norms().items()} == {"0": [1 + 9, 9 + 4]}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    weights.add_to_gradients({"0": torch.tensor([10.0, 100])})
+    assert model[0].weight.grad.flatten().tolist() == [10, 300]
+    assert model[3].weight.grad.flatten(1).tolist() == [[10] * 5 + [20], [0, 200, 0, 0, 0, 0]]
+    assert not model[2].weight.grad.any()
 
 
 def test_sparse_learning_widens_the_gap_between_channels():
@@ -329,10 +361,13 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(name, tmp_path):
     [
         (lambda: baselines.get("group-fisher").pruning(0.5, interval="0"), "option interval: '0'"),
         (lambda: baselines.get("group-fisher").pruning(0.5, channels="two"), "option channels: 'two'"),
-        (lambda: baselines.get("group-fisher").pruning(0.5, normalise="flops"), "option normalise: 'flops'; give one of memory"),
+        (
+            lambda: baselines.get("group-fisher").pruning(0.5, normalise="flops"),
+            "option normalise: 'flops'; give one of memory, macs, none$",
+        ),
         (lambda: baselines.get("group-fisher-oneshot").score(block(), [], 0, normalise="x"), "option normalise"),
-        (lambda: baselines.get("group-fisher-oneshot").score(block(), [], 0), "no image"),
-        (lambda: baselines.get("depgraph").score(block(), [], 0), "no image"),
+        (lambda: baselines.get("group-fisher-oneshot").score(block(), [], 0), "^batches: holds no image"),
+        (lambda: baselines.get("depgraph").score(block(), [], 0), "^batches: holds no image"),
         (lambda: baselines.get("depgraph-sparse").training(strength=-1), "option strength: -1"),
         (lambda: baselines.get("depgraph-sparse").training(alpha=math.inf), "option alpha"),
     ],

@@ -133,6 +133,29 @@ def test_passes_leave_out_what_only_trains():
 
 
 @pytest.mark.parametrize("method", [HRANK, FPEI, RFC], ids=lambda method: method.METHOD.label)
+def test_a_layer_that_is_not_called_scores_zero(method):
+    model = residual()
+    model.unused = nn.Conv2d(3, 7, 1).eval()
+    scores = method.score(model, batches(), 0)
+    assert scores["unused"].tolist() == [0] * 7
+    assert scores["unused"].dtype == torch.float32
+    assert scores["stem"].any()
+
+
+@pytest.mark.parametrize(("method", "expected"), [(HRANK, 5), (RFC, 50)], ids=["hrank", "rfc"])
+def test_so_many_batches_are_read_by_default(method, expected):
+    read = []
+
+    def forever():
+        while True:
+            read.append(1)
+            yield torch.randn(1, 2, 2, 2), torch.tensor([0])
+
+    method.score(Through(2).eval(), forever(), 0)
+    assert len(read) == expected
+
+
+@pytest.mark.parametrize("method", [HRANK, FPEI, RFC], ids=lambda method: method.METHOD.label)
 def test_refusals(method):
     with pytest.raises(FgpError, match="no image"):
         method.score(residual(), [], 0)
@@ -318,6 +341,12 @@ def test_rfc_in_closed_form():
     fourth = -(3.2 / 4 * math.log2(3.2 / 4) + 2 * 0.4 / 4 * math.log2(0.4 / 4))
     expected = [0, 1, 1.5, 1.5, math.log2(3), fourth, 1]
     assert of_images(RFC, images, labels).tolist() == pytest.approx([-value for value in expected], abs=1e-6)
+
+
+def test_rfc_of_one_image():
+    images = strengths([9.0, 8, 7, 6], [1.0, 2, 3, 4])
+    assert not of_images(RFC, images, torch.arange(4), top_images=1).any()
+    assert not of_images(RFC, images[:1], torch.tensor([3])).any()
 
 
 def test_rfc_does_not_depend_on_order_or_batches():

@@ -1,4 +1,6 @@
+import contextlib
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -120,6 +122,35 @@ def test_contributions_are_the_layer_on_single_channels(name):
     features = torch.randn(3, layer.weight.shape[1], *([7, 6] if name != "linear" else []), dtype=torch.float64)
     draws = torch.rand(3, 4, 3, dtype=torch.float64)
     torch.testing.assert_close(contributions.contributions(layer, features, draws), literal_contributions(layer, features, draws))
+
+
+@torch.no_grad()
+def test_a_linear_layer_may_read_many_positions():
+    layer, generator = nn.Linear(5, 4), torch.Generator().manual_seed(1)
+    features, draws = torch.randn(3, 7, 5, generator=generator), torch.rand(3, 6, 3, generator=generator)
+    found = contributions.contributions(layer, features, draws)
+    for n, p in itertools.product(range(3), range(6)):
+        output, position = int(draws[n, p, 0] * 4), int(draws[n, p, 1] * 7)
+        torch.testing.assert_close(found[n, p], features[n, position] * layer.weight[output])
+
+
+@pytest.mark.parametrize(("images", "expected"), [(5, [5]), (6, [5, 1]), (8, [5, 3]), (9, [5, 4]), (20, [5, 4, 3])])
+def test_as_many_images_are_read_as_the_option_says(images, expected):
+    model, seen = chain(), []
+    model.register_forward_pre_hook(lambda _, args: seen.extend([len(args[0])] * (not args[0].is_meta)))
+    contributions.products(model, [(classification(count)[0], None) for count in (5, 4, 3)], 0, images, 2)
+    assert seen == expected
+
+
+def test_products_are_plain_tensors_computed_in_full_precision():
+    model, images = chain(), classification()[0]
+    _, expected = contributions.products(model, [(images, None)], 0, 5, 10)
+    with torch.autocast("cpu"):
+        _, found = contributions.products(model.float(), [(images.float(), None)], 0, 5, 10)
+    for leader, readers in found.items():
+        for name, product in readers.items():
+            torch.testing.assert_close(product, expected[leader][name], rtol=1e-3, atol=1e-4)
+            assert not product.is_inference()
 
 
 def drawn_evenly(monkeypatch, model, images):
@@ -262,13 +293,25 @@ def test_repair_brings_the_network_nearer_to_the_dense_one():
     assert repaired < 0.95 * plain
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"images": "0"}, "images"), ({"positions": "2.5"}, "positions"), ({"positions": "many"}, "positions")],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises(FgpError, match=f"option {message}"):
-        THINET.score(chain(), [(classification()[0], None)], 0, **options)
+@pytest.mark.parametrize("name", ["images", "positions"])
+@pytest.mark.parametrize("value", ["0", "2.5", "many"])
+def test_options_are_checked(name, value):
+    batches = [(classification()[0], None)]
+    for call in (partial(THINET.score, chain(), batches, 0), partial(THINET.repair, chain(), {"first": [0]}, batches, 0)):
+        with pytest.raises(FgpError, match=f"^option {name}: '{value}'"):
+            call(**{name: value})
+
+
+def test_ten_outputs_of_a_thousand_images(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        contributions, "products", lambda _, __, *counts: taken.append(counts) or (Structure(chain(), images), {})
+    )
+    images = classification()[0]
+    for call in (partial(THINET.score, chain(), [], 3), partial(THINET.repair, chain(), {}, [], 3)):
+        with contextlib.suppress(KeyError):
+            call()
+    assert taken == [(3, 1000, 10)] * 2
 
 
 def test_options_take_text():

@@ -48,7 +48,7 @@ def test_round_trip(tmp_path):
 )
 def test_illegal_values(tmp_path, change, message):
     path = tmp_path / "plan.json"
-    with pytest.raises(FgpError, match=message):
+    with pytest.raises(FgpError, match=f"plan.json: {message}.*fgp plan"):
         save_plan(path, **{**VALUES, **change})
     assert not path.exists()
     path.write_text(json.dumps({**VALUES, **change}))

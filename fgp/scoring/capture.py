@@ -116,9 +116,14 @@ class _WatchReLU(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         name = None
-        if func in _RELUS:
+        if func in _RELUS or _is_relu6(func, args, kwargs):
             name = self._trail.follow(args[0] if args else kwargs.get("input"))
         result = func(*args, **kwargs)
         if name:
             self._read(name, result)
         return result
+
+
+def _is_relu6(func: Callable, args: tuple, kwargs: dict) -> bool:
+    """Tell the call of an `nn.ReLU6`, which is a hardtanh from 0."""
+    return func is F.hardtanh and (args[1] if len(args) > 1 else kwargs.get("min_val")) == 0

@@ -78,10 +78,12 @@ class _Batch:
             raise FgpError(f"the network returns {len(logits)} rows of logits for {len(images)} images; pass output=")
         targets = Targets(logits, check_labels(labels, logits), variant.classes)
         self.active = int(targets.counts.sum())
-        self._refuse_infinite(capture.called, {name: formulas.checksum(kept) for name, kept in self._kept.items()}, "activation")
+        self._refuse_infinite(
+            capture.called, {name: formulas.checksum(kept) for name, kept in self._kept.items()}, "an activation"
+        )
         if by_gradient:
             self._backward(logits, targets, capture)
-            self._refuse_infinite(capture.called, self._checksums, "gradient")
+            self._refuse_infinite(capture.called, self._checksums, "a gradient")
         else:
             for name, kept in self._kept.items():
                 self._add(name, (formulas.importance(kept, None, variant) * targets.counts[:, None]).double().sum(0))
@@ -129,7 +131,7 @@ class _Batch:
             finite = torch.stack([checksums[name] for name in names]).isfinite().tolist()
             if not all(finite):
                 first = names[finite.index(False)]
-                raise FgpError(f"{first}: an {what} is NaN or infinite; check the weights and the normalisation of the images")
+                raise FgpError(f"{first}: {what} is NaN or infinite; check the weights and the normalisation of the images")
 
 
 def check_model(model: nn.Module) -> torch.dtype:

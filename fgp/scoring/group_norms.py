@@ -26,11 +26,11 @@ class GroupWeights:
         self._slices: dict[nn.Parameter, list[tuple[str, int, Tensor]]] = {}
         modules = dict(model.named_modules())
         for leader in self._units:
-            for axis, touched in (("out", structure.producers(leader)), ("in", structure.consumers(leader))):
+            for reads, touched in ((False, structure.producers(leader)), (True, structure.consumers(leader))):
                 for name, index in touched.items():
                     weight = modules[name].weight
                     if isinstance(modules[name], _COUNTED) and weight is not None:
-                        dim = int((axis == "in") != getattr(modules[name], "transposed", False))
+                        dim = int(reads != getattr(modules[name], "transposed", False))
                         self._slices.setdefault(weight, []).append((leader, dim, index.to(weight.device)))
 
     def squared_norms(self) -> dict[str, Tensor]:

@@ -52,4 +52,4 @@ def gradients(scalar: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         raise FgpError(
             "the loss does not depend on any channel by differentiable steps; see whether the network detaches its feature maps"
         )
-    return torch.autograd.grad(scalar, inputs, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(scalar, inputs, materialize_grads=True)

@@ -54,7 +54,7 @@ def heatmaps(
         classes = check_labels(labels, logits)
         for d in range(logits.shape[1]):
             chosen = torch.zeros_like(logits)
-            chosen[:, d] = (classes == d).to(chosen.dtype) if labels.ndim == 3 else 1
+            chosen[:, d] = (classes == d) if labels.ndim == 3 else 1
             torch.autograd.grad(logits, capture.starts, chosen, retain_graph=True)
     alpha = torch.stack(gradients, 2)
     return (alpha[..., None, None] * features[0][:, :, None]).clamp(min=0)

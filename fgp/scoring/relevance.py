@@ -141,7 +141,7 @@ class _Propagation(TorchFunctionMode):
         return self.starts[-1]
 
     def _refuse(self, operation: str) -> None:
-        where = (self._within[-1] if self._within else "") or type(self._model).__name__
+        where = self._within[-1] or type(self._model).__name__
         raise FgpError(f"{where}: relevance propagation has no rule for the operation {operation}; choose another method")
 
 

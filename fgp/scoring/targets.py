@@ -102,7 +102,7 @@ class Targets:
         for turn in range(self.passes):
             chosen = torch.zeros_like(self._like)
             if self._all:
-                chosen[:, turn] = (self._labels >= 0).to(chosen.dtype)
+                chosen[:, turn] = self._labels >= 0
             else:
                 chosen.scatter_(1, self._labels.clamp(min=0)[:, None], (self._rank == turn).to(chosen.dtype)[:, None])
             yield chosen
