@@ -1,12 +1,18 @@
-"""The convolutions of a network, and the batch normalisation behind each."""
+"""The convolutions of a network, and the batch normalisation and the ReLU behind each."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from fgp.errors import FgpError
+
+_RELUS = {**dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), F.relu), F.relu6: F.relu6}
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -39,6 +45,31 @@ class Trail:
         """Return the layer whose channels `tensor` carries, None if it is not marked, and forget the mark."""
         marked, version, layer = self._marked.pop(id(tensor), (None, None, None))
         return layer if marked is not None and marked._version == version else None
+
+
+class WatchReLU(TorchFunctionMode):
+    """Reports every ReLU or ReLU6, module or function, in place or not, that takes a tensor on the trail."""
+
+    def __init__(self, trail: Trail, report: Callable[[str, Callable[[Tensor], Tensor], Tensor], object]) -> None:
+        """`report` gets the layer, a function that does what the ReLU does, and its result."""
+        super().__init__()
+        self._trail, self._report = trail, report
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        relu = _relu(func, kwargs)
+        layer = self._trail.follow(args[0] if args else kwargs["input"]) if relu else None
+        result = func(*args, **kwargs)
+        if layer:
+            self._report(layer, relu, result)
+        return result
+
+
+def _relu(func: Callable, kwargs: dict) -> Callable[[Tensor], Tensor] | None:
+    """Return what a call computes if it is a ReLU; `nn.ReLU6` calls hardtanh, which torch hands on with its bounds by name."""
+    if func is F.hardtanh and kwargs["min_val"] == 0:
+        return partial(F.hardtanh, min_val=0.0, max_val=kwargs["max_val"])
+    return _RELUS.get(func)
 
 
 @torch.inference_mode(False)

@@ -65,7 +65,11 @@ def literal(model, images, ablated, kept=slice(None)):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
-    "relu", [torch.relu, F.relu6, F.relu_, nn.ReLU(inplace=True), lambda x: F.relu(input=x), nn.Identity(), Nameless()]
+    "relu",
+    [
+        *(torch.relu, F.relu6, F.relu_, nn.ReLU(inplace=True), nn.ReLU6(), lambda x: torch.relu(input=x), nn.Identity()),
+        Nameless(),
+    ],
 )
 def test_damage_is_that_of_the_masked_network(relu, training):
     model, images = chain(relu=relu).train(training), classification()[0]

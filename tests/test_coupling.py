@@ -234,3 +234,12 @@ def test_unpooling(sides, pool, output_size, enlarged):
     structure = Structure(model, x)
     assert structure.positions == {"left": math.prod(sides), "right": math.prod(sides), "last": enlarged}
     assert [(group.members, group.residual) for group in structure.groups] == [(("left", "right"), False), (("last",), False)]
+
+
+def test_layers_that_are_called_twice_count_twice():
+    def forward(net, x):
+        y = net.linear(net.first(x).mean((2, 3)))
+        return net.linear(y)
+
+    net = Net(forward, first=conv(3, 4), linear=nn.Linear(4, 4))
+    assert Structure(net, X).positions == {"first": 64, "linear": 2}

@@ -239,3 +239,8 @@ def test_portion_of_a_share_that_binary_numbers_miss():
     """Nine digits after the point: what lies beyond is rounding."""
     assert selections.portion(0.07, 100) == 7
     assert [selections.portion(0.5 + 4e-12, 100), selections.portion(0.5 + 4e-10, 100)] == [50, 51]
+
+
+def test_shares_are_of_sums_in_float64():
+    scores = {"a": torch.tensor([2.0**24, 1, 1, 1, 1])}
+    assert select.cumulative(scores, 1 - 2.0**-24) == {"a": [0, 1, 2, 3]}

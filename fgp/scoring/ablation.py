@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from fgp.errors import FgpError
-from fgp.layers import Trail
+from fgp.layers import Trail, WatchReLU
 from fgp.surgery import Structure
 
-_RELUS = {"relu": F.relu, "relu_": F.relu, "relu6": F.relu6}
 _NOTHING = 1e-12
 
 
@@ -181,21 +179,6 @@ class _Reader:
         return self.layer._conv_forward(features[:, positions], weight, None)
 
 
-class _WatchReLU(TorchFunctionMode):
-    """Notes in `found` which ReLU takes a tensor on the trail."""
-
-    def __init__(self, trail: Trail, found: dict[str, Callable[[Tensor], Tensor]]) -> None:
-        super().__init__()
-        self._trail, self._found = trail, found
-
-    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        kwargs = kwargs or {}
-        relu = _RELUS.get(getattr(func, "__name__", ""))
-        if relu and (name := self._trail.follow(args[0] if args else kwargs.get("input"))):
-            self._found[name] = relu
-        return func(*args, **kwargs)
-
-
 def _readers(model: nn.Module, images: Tensor, names: Mapping[str, object]) -> dict[str, _Reader]:
     """Find what follows the layers `names`: a copy runs one image, twice, in training mode so that auxiliary heads run too."""
     trail, norms, relus = Trail(), {}, {}
@@ -211,6 +194,7 @@ def _readers(model: nn.Module, images: Tensor, names: Mapping[str, object]) -> d
             module.register_forward_hook(lambda _, __, output, name=name: trail.mark(output, name))
         elif isinstance(module, _BatchNorm):
             module.register_forward_hook(lambda _, args, output, name=name: pass_on(name, args[0], output))
-    with torch.no_grad(), torch.random.fork_rng([images.device] if images.is_cuda else []), _WatchReLU(trail, relus):
+    watch = WatchReLU(trail, lambda name, relu, _: relus.update({name: relu}))
+    with torch.no_grad(), torch.random.fork_rng([images.device] if images.is_cuda else []), watch:
         running(images[:1].repeat(2, 1, 1, 1))
     return {name: _Reader(model.get_submodule(name), norms.get(name), relus.get(name)) for name in names}

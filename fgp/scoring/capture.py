@@ -8,15 +8,11 @@ from functools import partial
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from fgp.errors import FgpError
-from fgp.layers import Trail
-
-_RELUS = {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+from fgp.layers import Trail, WatchReLU
 
 Reader = Callable[[str, Tensor], None]
 
@@ -69,7 +65,7 @@ class Capture:
                 if isinstance(module, _BatchNorm):
                     handle = module.register_forward_hook(lambda _, inputs, output: self._pass_on(inputs[0], output))
                     self._stack.callback(handle.remove)
-            self._stack.enter_context(_WatchReLU(self._trail, self._read))
+            self._stack.enter_context(WatchReLU(self._trail, lambda name, _, result: self._read(name, result)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,26 +100,3 @@ class Capture:
             self._on_feature(name, tensor.detach())
         if self._trail:
             self._trail.mark(tensor, name)
-
-
-class _WatchReLU(TorchFunctionMode):
-    """Reads the result of every ReLU, module or function, in place or not, whose input is on the trail."""
-
-    def __init__(self, trail: Trail, read: Reader) -> None:
-        super().__init__()
-        self._trail, self._read = trail, read
-
-    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        kwargs = kwargs or {}
-        name = None
-        if func in _RELUS or _is_relu6(func, args, kwargs):
-            name = self._trail.follow(args[0] if args else kwargs.get("input"))
-        result = func(*args, **kwargs)
-        if name:
-            self._read(name, result)
-        return result
-
-
-def _is_relu6(func: Callable, args: tuple, kwargs: dict) -> bool:
-    """Tell the call of an `nn.ReLU6`, which is a hardtanh from 0."""
-    return func is F.hardtanh and (args[1] if len(args) > 1 else kwargs.get("min_val")) == 0
