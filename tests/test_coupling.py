@@ -175,6 +175,10 @@ def test_layers_that_see_channels_unequally_often(by_a, by_b):
     assert touched == {"a": {}}
 
 
+def test_positions_add_up_over_the_calls():
+    assert Structure(network("used twice"), IMAGES).positions == {"a": 128, "b": 64, "c": 64, "last": 64}
+
+
 def test_skeletons_hold_no_values():
     model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4)).double()
     model[0].bias.requires_grad_(False)

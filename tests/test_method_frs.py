@@ -229,14 +229,14 @@ def test_the_ranking_and_what_it_costs_by_hand():
         nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2)
     )
     structure = Structure(model, torch.zeros(1, 3, 1, 1))
-    scores = {"0": [1.0, 1, 1, 1], "1": [1.0, 1, 5, 5], "2": [2.0, 9, 2], "3": [1.0, 2]}
+    scores = {"0": [0.0, 0, 1, 1], "1": [0.0, 0, 5, 5], "2": [2.0, 9, 2], "3": [1.0, 2]}
     scores = {name: torch.tensor(values) for name, values in scores.items()}
     dense = {"0": [0, 1, 2, 3], "2": [0, 1, 2], "3": [0, 1]}
     # A tie goes to the later layer, then to the higher number.
     ranking = frs._ranking(structure, dense, scores)
-    assert ranking == [("3", 0), ("2", 2), ("2", 0), ("0", 0)]
+    assert ranking == [("0", 0), ("3", 0), ("2", 2), ("2", 0)]
     assert frs._ranking(structure, {"0": [2, 3], "2": [1, 2], "3": [0, 1]}, scores) == [("3", 0), ("2", 2)]
-    costs = [42, 42 - 3 - 2, 37 - 4 - 1, 32 - 4 - 1, 27 - 6 - 4 - 2]
+    costs = [42, 42 - 6 - 4 - 6, 26 - 3 - 2, 21 - 2 - 1, 18 - 2 - 1]
     for target in range(15, 43):
         assert frs._needed(structure, dense, ranking, target) == next(n for n, cost in enumerate(costs) if cost <= target)
 

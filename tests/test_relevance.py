@@ -337,3 +337,52 @@ def test_relevance_that_is_not_finite_is_refused():
     model[2].weight.data[0, 1] = torch.nan
     with pytest.raises(FgpError, match=r"^[02]: a relevance is NaN or infinite"):
         channel_relevances(model, torch.ones(1, 1, 1, 1), torch.tensor([0]))
+
+
+class InPlace(nn.Module):
+    """A step in place after a convolution whose output is read by several names."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.conv, self.head, self.relu, self.step = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 1), nn.ReLU(inplace=True), step
+
+    def forward(self, images):
+        return self.head(self.step(self, self.conv(images) * 1)).mean((2, 3))
+
+
+def statement(operate, read=lambda x: x):
+    def step(net, x):
+        seen = read(x)
+        operate(net, x)
+        return seen
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        statement(lambda net, x: x.relu_()),
+        statement(lambda net, x: net.relu(x)),
+        statement(lambda net, x: x.mul_(2)),
+        statement(lambda net, x: x.add_(x.detach())),
+        statement(lambda net, x: x.relu_(), read=lambda x: x[:, :]),
+        lambda net, x: torch.cat([x.relu_(), x], 1)[:, :4],
+    ],
+)
+def test_an_operation_in_place_whose_result_is_not_assigned_is_refused(step):
+    with pytest.raises(FgpError, match=r"^(head|InPlace): reads a tensor that was changed in place; .* assigned"):
+        channel_relevances(InPlace(step).eval(), *classification())
+
+
+@pytest.mark.parametrize("step", [lambda net, x: x.relu_(), lambda net, x: net.relu(x), lambda net, x: net.relu(x).mul_(2)])
+def test_an_operation_in_place_whose_result_is_read_counts_as_any_other(step):
+    images, labels = classification()
+    torch.manual_seed(0)
+    model = InPlace(step).eval()
+    factor = 1 + (step(model, torch.ones(1)) == 2).item()
+    logits, found = channel_relevances(model, images, labels)
+    model.step = lambda net, x: torch.relu(x) * factor
+    expected, same = channel_relevances(model, images, labels)
+    assert torch.equal(logits, expected)
+    assert all(torch.equal(found[name], same[name]) for name in same)

@@ -182,3 +182,8 @@ def test_heatmaps_name_the_closest_layer():
         fgp.scoring.heatmaps(residual(), *classification(), "conv11")
     with pytest.raises(FgpError, match="not called"):
         fgp.scoring.heatmaps(Wrapped(lambda self, x: self.inner(x)), *classification(), "extra")
+
+
+def test_a_network_without_convolutions_is_named():
+    with pytest.raises(FgpError, match="^Flatten: has no Conv2d layer"):
+        fgp.score(nn.Flatten().eval(), [classification()])

@@ -214,6 +214,11 @@ def test_ties_go_to_the_lower_index_in_wide_layers():
     assert select.bottom({"a": values}, 0.2) == {"a": worst[-1000:]}
 
 
+def test_sums_are_exact_where_float32_is_not():
+    scores = {"a": torch.tensor([2.0**24, 1, 1, 1, 1])}
+    assert select.cumulative(scores, (2**24 + 2.5) / (2**24 + 4)) == {"a": [0, 1, 2, 3]}
+
+
 def test_names_of_rounded_selections():
     for multiple in (2, 3):
         assert selections.parse(f"count-0.40-x{multiple}").multiple == multiple

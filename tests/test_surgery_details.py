@@ -126,6 +126,7 @@ PLAN = {"one": [1], "three": [3, 0]}
 def test_cost_of_a_plan_by_hand():
     structure = Structure(mixed(), X)
     assert structure.positions == {"one": 64, "two": 16, "up": 16, "three": 64, "end": 1}
+    assert {type(count) for count in structure.positions.values()} == {int}
     macs = 64 * 6 * 27 + 16 * 6 * 27 + 16 * 6 * 5 * 4 + 64 * 5 * 4 + 16 * 10
     params = (6 * 27 + 6) + 12 + 6 + (6 * 27 + 6) + (6 * 5 * 4 + 5) + 20 + 20 + 170
     fewer_macs = 64 * 3 * 27 + 16 * 3 * 27 + 16 * 3 * 5 * 4 + 64 * 5 * 2 + 8 * 10
@@ -187,9 +188,13 @@ def test_illegal_indices(indices, message):
 
 def test_layers_that_do_not_exist():
     structure = Structure(mixed(), X)
-    with pytest.raises(FgpError, match=r"^plan: 'norm' is no Conv2d of this network; closest: \w+, \w+, \w+$"):
+    with pytest.raises(
+        FgpError, match=r"^plan: 'norm' is no Conv2d of this network; closest: (one|two|three|idle)(, (one|two|three|idle)){2}$"
+    ):
         structure.applied({"norm": [0]})
-    with pytest.raises(FgpError, match=r"^scores: 'zzz' is no Conv2d of this network; closest: \w+, \w+, \w+$"):
+    with pytest.raises(
+        FgpError, match=r"^scores: 'zzz' is no Conv2d of this network; closest: (one|two|three|idle)(, (one|two|three|idle)){2}$"
+    ):
         structure.gather({"zzz": torch.ones(1)})
     no_convs = Structure(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), X)
     with pytest.raises(FgpError, match=r"^plan: '1' is no Conv2d of this network; closest: none, it has no Conv2d$"):

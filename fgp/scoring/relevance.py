@@ -59,8 +59,8 @@ def channel_relevances(model: nn.Module, images: Tensor, labels: Tensor) -> tupl
         The logits (N, D), and for each Conv2d that they depend on the mean relevance over the positions of each channel, (N, C).
 
     Raises:
-        FgpError: the network has an operation without a rule (the module is named), or no logits (N, D); the labels do not fit;
-            relevance is NaN or infinite.
+        FgpError: the network has an operation without a rule, or reads what it changed in place (the module is named); it has no
+            logits (N, D); the labels do not fit; relevance is NaN or infinite.
     """
     check_model(model)
     found: dict[str, Tensor] = {}
@@ -89,6 +89,7 @@ class _Propagation(TorchFunctionMode):
         self.starts: list[Tensor] = []
         self._model, self._found = model, found
         self._within: list[str] = []
+        self._overwritten: dict[int, Tensor] = {}
         self._hooks = ExitStack()
 
     def __enter__(self) -> "_Propagation":
@@ -116,6 +117,7 @@ class _Propagation(TorchFunctionMode):
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
         name = getattr(func, "__name__", str(func))
+        self._refuse_overwritten(args)
         if name in _WEIGHTED:
             return self._weighted(func, *args, **kwargs)
         carriers = [value for value in args if _carries(value)]
@@ -123,6 +125,8 @@ class _Propagation(TorchFunctionMode):
             return _by(_average(lambda x: func(x, *args[1:], **kwargs)), func(*args, **kwargs), args[0])
         if name in _PASSED | _ADDED and carriers:
             value = func(*(arg.detach().clone() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+            if name.endswith("_") or kwargs.get("inplace"):
+                self._overwritten[args[0].untyped_storage().data_ptr()] = args[0]
             if name in _ADDED and len(carriers) == 2 and not kwargs:
                 return _by(_shared, value, *carriers)
             if len(carriers) == 1 and value.shape == carriers[0].shape:
@@ -140,9 +144,21 @@ class _Propagation(TorchFunctionMode):
         self.starts.append(value.detach().requires_grad_())
         return self.starts[-1]
 
+    def _refuse_overwritten(self, args: tuple) -> None:
+        """Refuse to read a tensor that an operation in place was to change: what it makes is another tensor here."""
+        for value in args:
+            for tensor in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in self._overwritten:
+                    raise FgpError(
+                        f"{self._where()}: reads a tensor that was changed in place; relevance propagation needs the result "
+                        "assigned, x = x.relu_() and not x.relu_() alone; or choose another method"
+                    )
+
+    def _where(self) -> str:
+        return self._within[-1] or type(self._model).__name__
+
     def _refuse(self, operation: str) -> None:
-        where = self._within[-1] or type(self._model).__name__
-        raise FgpError(f"{where}: relevance propagation has no rule for the operation {operation}; choose another method")
+        raise FgpError(f"{self._where()}: relevance propagation has no rule for the operation {operation}; choose another method")
 
 
 def _carries(value: object) -> bool:
