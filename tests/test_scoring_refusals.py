@@ -185,5 +185,5 @@ def test_heatmaps_name_the_closest_layer():
 
 
 def test_a_network_without_convolutions_is_named():
-    with pytest.raises(FgpError, match="^Flatten: has no Conv2d layer"):
+    with pytest.raises(FgpError, match=r"^Flatten: has no Conv2d layer"):
         fgp.score(nn.Flatten().eval(), [classification()])
