@@ -28,7 +28,7 @@ CONFIG = {
             "options": {"group-fisher": {"interval": 1, "channels": 48}},
         }
     },
-    "methods": ["fgp", "thinet", "random", "slimming", "group-fisher", "slimconv", "scratch-e"],
+    "methods": ["fgp", "thinet", "slimming", "group-fisher"],
     "scoring": {"images": 100, "batch_size": 50},
     "latency": {"batch_sizes": [8], "seconds": 0.02},
 }
@@ -60,7 +60,7 @@ def test_two_runs_of_a_reduced_demo_give_identical_cells(tmp_path):
     one, other = (run(tmp_path / name) for name in ("one", "other"))
     same = compare(one, other)
     assert same.returncode == 0, same.stdout + same.stderr
-    assert int(re.search(r"and (\d+) files of tensors", same.stdout)[1]) > 20
+    assert int(re.search(r"and (\d+) files of tensors", same.stdout)[1]) > 15
     cells = pd.read_csv(one / "cells.csv")
     assert set(cells.method) == {"dense", *CONFIG["methods"]}
     assert cells.after_percent.nunique() > 1
