@@ -48,3 +48,11 @@ def test_only_trainings_run_in_several_processes(words, monkeypatch, capsys):
     assert cli.main(words.split()) == 1
     name = words.split()[0]
     assert capsys.readouterr().err.startswith(f"fgp: error: torchrun: `fgp {name}` runs in one process, only train and finetune")
+
+
+@pytest.mark.parametrize("words", [[], ["then"], ["then", "then"]])
+def test_no_subcommand_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert "SUBCOMMAND" in capsys.readouterr().err

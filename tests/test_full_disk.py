@@ -1,11 +1,9 @@
 """A disk that fills up under a whole run of Snakemake: what is there is whole, and with more space the run goes on to the end."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,12 +37,8 @@ def test_a_disk_that_fills_up_and_is_cleared(tmp_path):
     shutil.rmtree(project.folder / ".snakemake")
     results.mkdir()
 
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(project.folder), str(project.folder / "workflow")]),
-        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
-    }
     words = [*NAMESPACE, "bash", "-c", SCRIPT, "bash", str((sum(sizes) - sizes[-1] // 4) // 1024)]
-    subprocess.run(words, cwd=project.folder, env=environment, check=True)
+    subprocess.run(words, cwd=project.folder, env=project.environment, check=True)
     said = (project.folder / "full.txt").read_text()
     assert (project.folder / "status").read_text().split() == ["1", "0"], (project.folder / "enough.txt").read_text()
     assert re.search(r"failed: .*No space left on device", said), said

@@ -1,18 +1,14 @@
 """Two runs with the same seed give the same cells."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from safetensors.torch import load_file, save_file
+from test_workflow import ROOT, Project
 
-ROOT = Path(__file__).parents[1]
 TASK = "digits-vgg16"
 CONFIG = {
     "run": "twice",
@@ -35,16 +31,10 @@ CONFIG = {
 
 
 def run(folder):
-    """Run a configuration in a copy of the checkout and return the folder of its results."""
-    for name in ("fgp", "baselines", "workflow", "results/paper"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(ROOT / name, folder)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{folder}/workflow", "PATH": os.pathsep.join(path)}
-    words = ["snakemake", "results/twice/cells.csv", "--cores", "2", "--configfile", "config.yaml"]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    """Run the configuration in a copy of the checkout and return the folder of its results."""
+    project = Project(folder)
+    project.configure(CONFIG)
+    done = project.snakemake("results/twice/cells.csv", "--cores", "2")
     assert done.returncode == 0, done.stderr + done.stdout
     return folder / "results/twice"
 

@@ -72,16 +72,20 @@ class Project:
     def configure(self, config: dict) -> None:
         (self.folder / "config/tiny.yaml").write_text(yaml.safe_dump(config))
 
-    def snakemake(self, *words: str) -> subprocess.CompletedProcess:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that make programs use this copy."""
+        return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "workflow")]),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "CUDA_VISIBLE_DEVICES": "98,99",
             "FGP_GPU_LOCKS": str(self.folder / "locks"),
         }
+
+    def snakemake(self, *words: str) -> subprocess.CompletedProcess:
         command = ["snakemake", *words, "--configfile", "config/tiny.yaml"]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

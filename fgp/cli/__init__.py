@@ -6,12 +6,11 @@
 import argparse
 import importlib
 import itertools
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from fgp import provenance
+from fgp import provenance, torchrun
 from fgp.errors import FgpError, exit_status
 
 SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure", "rerun")
@@ -34,17 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> None:
     """Run every subcommand; memory that runs out becomes an FgpError that says what to lower.
 
-    What a subcommand puts on `at_end` is called when all of them have succeeded.
+    What a subcommand puts on `at_end` is called when all of them have succeeded; the last one has no `at_end`.
     """
-    *others, last = _split(argv)
+    *others, last = list(_split(argv)) or [[]]
     at_end: list[Callable[[], None]] = []
     for words in (*others, last):
         arguments = _parser(words).parse_args(words)
-        if words[0] not in _SHARED and "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        if words[0] not in _SHARED and torchrun.launched():
             raise FgpError(
                 f"torchrun: `fgp {words[0]}` runs in one process, only {' and '.join(_SHARED)} in several; leave it out"
             )
-        arguments.followed, arguments.at_end = words is not last, at_end
+        arguments.at_end = None if words is last else at_end
         provenance.COMMAND.set(words)
         try:
             arguments.run(arguments)
@@ -59,8 +58,6 @@ def _run(argv: list[str]) -> None:
 
 
 def _split(argv: list[str]) -> Iterator[list[str]]:
-    if not argv:
-        yield []
     for is_separator, words in itertools.groupby(argv, key=lambda word: word == "then"):
         if not is_separator:
             yield list(words)

@@ -20,7 +20,7 @@ _PROJECT = Path(__file__).parents[2]
 _IMPORTED_ON_USE = ("fgp.checkpoint", "fgp.data.dataset")
 """Modules that a training uses by a name of their package, such as `fgp.load`; so it does the networks, by `fgp.models.build`."""
 _FILES = ("data", "weights", "architecture", "out", "curve", "metrics", "plan", "scores")
-_NO_PART = {"run", "followed", "at_end", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
+_NO_PART = {"run", "at_end", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
 """Arguments without a part in the training, and those that stand for something else: the content of a file, a device."""
 
 
@@ -119,8 +119,8 @@ def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterat
     for source in sources(*modules):
         digest.update(source.read_bytes())
     with Claim(args.out) if group.leader else contextlib.nullcontext() as claim:
-        saved = Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim, keep=args.followed)
-        if args.followed and group.leader:
+        saved = Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim, keep=args.at_end is not None)
+        if args.at_end is not None and group.leader:
             args.at_end.append(saved.delete)
         yield saved
 

@@ -89,7 +89,7 @@ class _Propagation(TorchFunctionMode):
         self.starts: list[Tensor] = []
         self._model, self._found = model, found
         self._within: list[str] = []
-        self._overwritten: dict[int, Tensor] = {}
+        self._overwritten: dict[int, Tensor] = {}  # by address; kept, so that no other tensor gets it
         self._hooks = ExitStack()
 
     def __enter__(self) -> "_Propagation":

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fgp import torchrun
 from fgp.errors import FgpError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def join(device: str) -> Group:
         FgpError: there are fewer GPUs than processes, or `device` names one GPU.
     """
     global _group
-    if not _launched():
+    if not torchrun.launched():
         return _ALONE
     atexit.unregister(dist.destroy_process_group)
     if _group is _ALONE:
@@ -176,13 +177,9 @@ def group() -> Group:
     Raises:
         FgpError: torchrun started several processes that did not `join`.
     """
-    if _group is _ALONE and _launched():
+    if _group is _ALONE and torchrun.launched():
         raise FgpError("torchrun: only `fgp train` and `fgp finetune` run in several processes; leave torchrun out")
     return _group
-
-
-def _launched() -> bool:
-    return dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def _take_gpu(device: str) -> None:

@@ -75,8 +75,8 @@ def main() -> int:
     alive = [
         _survivor(name, path) for path, found in mutants.items() for name, status in found if status not in ("killed", "timeout")
     ]
-    _write(SURVIVORS, FIELDS, [dict(zip(FIELDS, (*key, reasons.get(key, "")), strict=True)) for key in dict.fromkeys(alive)])
-    unexplained = sum(not reasons.get(key) for key in dict.fromkeys(alive))
+    _write(SURVIVORS, FIELDS, [dict(zip(FIELDS, (*key, reasons.get(key, "")), strict=True)) for key in alive])
+    unexplained = sum(not reasons.get(key) for key in alive)
     print(f"{unexplained} of {len(alive)} survivors without a reason in {SURVIVORS.name}")
     untried = counts["all"]["not checked"]
     return int(bool(unexplained or untried) or float(table[-1]["percent"]) < LEAST_PERCENT)
