@@ -13,7 +13,12 @@ from fgp.errors import FgpError
 from fgp.methods import Method
 from fgp.models.names import NETWORKS
 
-_FUNCTIONS = {"criterion": ("score",), "sparse-training": ("training",), "gradual": ("pruning",)}
+_FUNCTIONS = {
+    "criterion": ("score", "score"),
+    "sparse-training": ("training", "sparse_training"),
+    "gradual": ("pruning", "gradual"),
+}
+"""By kind: the function that a file needs, and the rule that calls it."""
 _EQUAL = ("epochs", "flops")
 
 
@@ -52,9 +57,9 @@ def _check(module: ModuleType, names: list[str]) -> None:
         raise FgpError(f"{file}: METHOD is missing; set METHOD = fgp.methods.Method(...)")
     if not module.__doc__:
         raise FgpError(f"{file}: the docstring header is missing; name paper, equation, official repository and deviations")
-    for function in _FUNCTIONS.get(facts.kind, ()):
-        if not callable(getattr(module, function, None)):
-            raise FgpError(f"{file}: function `{function}` is missing; a method of kind {facts.kind} needs it")
+    function, rule = _FUNCTIONS.get(facts.kind, (None, None))
+    if function and facts.own_rule != rule and not callable(getattr(module, function, None)):
+        raise FgpError(f"{file}: function `{function}` is missing; a method of kind {facts.kind} needs it")
     if facts.kind == "architecture" and (not facts.networks or {*facts.networks, *facts.networks.values()} - set(NETWORKS)):
         raise FgpError(f"{file}: networks is {facts.networks!r}; name, for dense networks of fgp.models, the one trained instead")
     if facts.kind == "scratch":

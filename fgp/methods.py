@@ -28,6 +28,8 @@ class Method:
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
         equal: for kind "scratch": "epochs" (as many as the dense network) or "flops" (as many training FLOPs, at most twice the
             epochs).
+        own_rule: the rule of the suite ("score", "sparse_training", "gradual", "prune", "finetune", "train" or "scratch") whose
+            place a rule file of this method's own takes, `workflow/rules/baselines/<name>.smk`; None: the suite's rules serve it.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Method:
     networks: Mapping[str, str] = field(default_factory=dict)
     plan_of: str | None = None
     equal: str | None = None
+    own_rule: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

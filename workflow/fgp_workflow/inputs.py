@@ -8,7 +8,7 @@ import yaml
 from fgp.errors import FgpError
 from fgp.files import require_file
 from fgp_workflow.config import load
-from fgp_workflow.grid import Grid
+from fgp_workflow.experiment import Experiment
 
 _LARGEST = 1 << 18
 _IMPOSSIBLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -49,15 +49,10 @@ def read_yaml(path: str | os.PathLike) -> dict:
     return value
 
 
-def read_grid(path: str | os.PathLike) -> Grid:
-    """Read and check an experiment's configuration.
+def read_experiment(path: str | os.PathLike) -> Experiment:
+    """Read and check a configuration.
 
     Raises:
         FgpError: as `read_yaml` and `fgp_workflow.config.load`.
     """
-    return Grid(load(read_yaml(path), str(path)))
-
-
-def read_config(path: str | os.PathLike) -> dict:
-    """Read and check an experiment's configuration; the result is plain, every default filled in."""
-    return read_grid(path).config.model_dump(mode="json")
+    return Experiment(load(read_yaml(path), str(path)))

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints (`results/paper/tables.yaml`), as printed, with marks on the cells that contradict others."""
+"""The numbers that the paper prints (`config/printed/tables.yaml`), as printed, with marks on the cells that contradict others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fgp.errors import FgpError
 
-FILE = Path(__file__).parents[2] / "results" / "paper" / "tables.yaml"
+FILE = Path(__file__).parents[2] / "config" / "printed" / "tables.yaml"
 DENSE = "Unpruned"
 DATA_SETS = {  # column, or data set of Table 2: (name, source in fgp.data, image side or sides)
     "acc_cifar10": ("CIFAR-10", "cifar10", (32, 32)),

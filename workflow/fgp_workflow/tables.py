@@ -117,7 +117,7 @@ def build(number: int, rows: Sequence[Mapping], config: Mapping, methods: Mappin
         rows: of `cells.csv`, as `collect.read` returns them.
         config: the experiment's configuration, as `inputs.read_config` returns it.
         methods: the facts of every method that the configuration names.
-        printed: the content of `results/paper/tables.yaml`.
+        printed: the content of `config/printed/tables.yaml`.
 
     Raises:
         FgpError: the configuration points at rows that the paper does not print.
@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", required=True, type=int, choices=sorted(TITLES))
     parser.add_argument("--out-dir", required=True, metavar="FOLDER", help="gets table<N>.csv, table<N>.md and table<N>.tex")
     parser.add_argument(
-        "--paper", default=paper.FILE, metavar="FILE", help="the printed numbers (default: results/paper/tables.yaml)"
+        "--paper", default=paper.FILE, metavar="FILE", help="the printed numbers (default: config/printed/tables.yaml)"
     )
     args = parser.parse_args(argv)
     import baselines

@@ -7,7 +7,7 @@ for figure in [name.removeprefix("fig") for name, section in CONFIG.figures if s
         input:
             cells=f"{ROOT}/cells.csv",
             config=f"{ROOT}/config.yaml",
-            printed=f"{workflow.basedir}/results/paper/tables.yaml",
+            printed=f"{workflow.basedir}/config/printed/tables.yaml",
         output:
             f"{ROOT}/figures/fig{figure}.pdf",
             report(

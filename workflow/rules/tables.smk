@@ -7,7 +7,7 @@ for table in GRID.tables:
         input:
             cells=f"{ROOT}/cells.csv",
             config=f"{ROOT}/config.yaml",
-            printed=f"{workflow.basedir}/results/paper/tables.yaml",
+            printed=f"{workflow.basedir}/config/printed/tables.yaml",
         output:
             report(
                 f"{ROOT}/tables/table{table}.csv",
