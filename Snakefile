@@ -10,10 +10,11 @@ include: "workflow/rules/common.smk"
 
 
 wildcard_constraints:
-    dataset="|".join(map(re.escape, GRID.datasets)),
-    task="|".join(map(re.escape, GRID.tasks)),
-    seed="|".join(map(str, CONFIG.seeds)),
-    method="|".join(map(re.escape, CONFIG.methods)),
+    dataset=one_of(EXPERIMENT.datasets),
+    task=one_of(EXPERIMENT.tasks),
+    seed=one_of(map(str, CONFIG.seeds)),
+    method=one_of(["dense", *CONFIG.methods]),
+    selection=r"[a-z][a-z-]*-[0-9][a-z0-9.-]*",
 
 
 rule all_tables:
@@ -27,44 +28,25 @@ rule all_figures:
         FIGURES,
 
 
-rule report:
-    input:
-        f"{ROOT}/report.html",
-
-
 rule all:
     input:
         TABLES,
         FIGURES,
-        f"{ROOT}/report.html",
-
-
-# Tables and figures of the cells that there are, the others marked. No output: it is made anew whenever it is asked for.
-rule partial_tables:
-    input:
-        config=f"{ROOT}/config.yaml",
-    log:
-        f"{ROOT}/logs/partial_tables.log",
-    conda:
-        "environment.yml"
-    params:
-        commands=lambda wildcards, input: " && ".join(partial_commands(input.config)),
-    message:
-        f"tables and figures of what there is, in {PARTIAL}"
-    shell:
-        "({params.commands}) > {log} 2>&1"
+        PATHS.run("report.html"),
 
 
 include: "workflow/rules/data.smk"
-include: "workflow/rules/dense.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/own_training.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/prune.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/measure.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
+include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
 
 
+# Stages of single methods, which take the place of a rule above: docs/adding-a-method.md.
 for path in sorted(Path(workflow.basedir).glob("workflow/rules/baselines/*.smk")):
 
     include: str(path)

@@ -1,6 +1,7 @@
-"""A hash of the source that a stage runs, so that an edit reruns that stage and no other.
+"""A hash of the code that a stage runs: what it means, not how it is written.
 
-Snakemake does not see changes in imported modules. A rule that carries `params: code=codehash.of("fgp.cli.train")` does.
+Comments, docstrings and the shape of the source have no part in it, nor has the version of Python. The one answer to "which code
+does this run?", for the workflow's keys and for the checkpoints of an unfinished training.
 """
 
 import ast
@@ -9,8 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = {"fgp": ROOT / "fgp", "baselines": ROOT / "baselines", "fgp_workflow": Path(__file__).parent}
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"fgp": ROOT / "fgp", "baselines": ROOT / "baselines", "fgp_workflow": ROOT / "workflow" / "fgp_workflow"}
 
 
 @cache
@@ -32,8 +33,37 @@ def of(*modules: str, but: frozenset[str] = frozenset()) -> str:
         _add(module, files, followed)
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+        digest.update(f"{file.relative_to(ROOT).as_posix()}\0{_meaning(file)}\0".encode())
     return digest.hexdigest()[:12]
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), str(file))
+
+
+@cache
+def _meaning(file: Path) -> str:
+    """Return the syntax tree of a file as text, without docstrings.
+
+    `ast.dump` will not do: what it writes depends on the version of Python. Entries that are empty are left out for that reason:
+    new versions add such (`type_params`).
+    """
+
+    def text(node: object) -> str:
+        if isinstance(node, list):
+            return f"[{','.join(text(child) for child in node if not _is_text_alone(child))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        fields = [f"{name}={text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({','.join(fields)})"
+
+    return text(_tree(file))
+
+
+def _is_text_alone(node: object) -> bool:
+    """Whether a statement is a text that nothing uses: a docstring, wherever it stands."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _add(module: str, files: set[Path], followed: set[Path]) -> None:
@@ -71,7 +101,7 @@ def _files(module: str) -> tuple[Path, ...]:
 @cache
 def _imports(file: Path) -> frozenset[str]:
     """Return the modules that a file imports, inside functions too; names imported on first use count as their modules."""
-    nodes = list(_run(ast.parse(file.read_text(), str(file))))
+    nodes = list(_run(_tree(file)))
     bound: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -101,7 +131,7 @@ def _lazy(package: str) -> dict[str, str]:
     files = _files(package)
     if not files or files[-1].name != "__init__.py":
         return {}
-    for node in ast.parse(files[-1].read_text()).body:
+    for node in _tree(files[-1]).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "_ATTRIBUTES":
             return ast.literal_eval(node.value)
     return {}

@@ -18,7 +18,8 @@ class _Provenance(BaseModel):
 
     command: str
     recipe: dict
-    code: str | None
+    key: str | None
+    digest: str
     commit: str | None
     dirty: bool | None
     versions: dict[str, str | None]

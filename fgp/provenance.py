@@ -1,9 +1,7 @@
 """What produced a result: command, earlier stages, commit, versions, hardware, time."""
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -32,7 +30,7 @@ def collect(device: str = "cpu", inputs: Iterable[str | os.PathLike | None] = ()
     """
     return {
         "command": shlex.join(["fgp", *COMMAND.get(sys.argv[1:])]),
-        "code": os.environ.get("FGP_CODE"),
+        "key": os.environ.get("FGP_KEY"),
         "stages": _earlier(path for path in inputs if path),
         **_commit(),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -65,17 +63,12 @@ def read(path: str | os.PathLike) -> dict:
 def chain(recorded: dict) -> list[dict]:
     """Return the stages that led to a result with this provenance, the first first.
 
-    Each has its command, code and time; the preparation of data also `content`, a SHA-256 of all images and labels.
+    Each has its command, the key that the workflow gave it (null outside of it), the digest of the tensors that it wrote and its
+    time.
     """
-    own = {key: recorded.get(key) for key in ("command", "code", "finished")}
-    own |= {"content": recorded["content"]} if "content" in recorded else {}
+    own = {key: recorded.get(key) for key in ("command", "key", "digest", "finished")}
     earlier = recorded.get("stages")
     return [stage for stage in [*(earlier if isinstance(earlier, list) else ()), own] if _is_stage(stage)]
-
-
-def digest(recorded: dict) -> str:
-    """Return a short hash of a provenance: two results have the same only if one process wrote both."""
-    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _earlier(inputs: Iterable[str | os.PathLike]) -> list[dict]:

@@ -1,19 +1,15 @@
-"""The command line `fgp` (= `python -m fgp`): one subcommand a stage.
-
-`fgp SUBCOMMAND ... then SUBCOMMAND ...` runs several in one process, in order, and stops at the first that fails.
-"""
+"""The command line `fgp` (= `python -m fgp`): one subcommand a stage."""
 
 import argparse
 import importlib
-import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from fgp import provenance, torchrun
 from fgp.errors import FgpError, exit_status
 
-SUBCOMMANDS = ("data", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure", "rerun")
+SUBCOMMANDS = ("data", "budgets", "train", "stage", "score", "plan", "prune", "finetune", "evaluate", "measure", "rerun")
 _SHARED = ("train", "finetune")
 _OUT_OF_MEMORY = re.compile("MemoryError|out of memory|(can't allocate|not enough) memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _LOWER = {
@@ -30,37 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status("fgp", lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _run(argv: list[str]) -> None:
-    """Run every subcommand; memory that runs out becomes an FgpError that says what to lower.
-
-    What a subcommand puts on `at_end` is called when all of them have succeeded; the last one has no `at_end`.
-    """
-    *others, last = list(_split(argv)) or [[]]
-    at_end: list[Callable[[], None]] = []
-    for words in (*others, last):
-        arguments = _parser(words).parse_args(words)
-        if words[0] not in _SHARED and torchrun.launched():
-            raise FgpError(
-                f"torchrun: `fgp {words[0]}` runs in one process, only {' and '.join(_SHARED)} in several; leave it out"
-            )
-        arguments.at_end = None if words is last else at_end
-        provenance.COMMAND.set(words)
-        try:
-            arguments.run(arguments)
-        except (MemoryError, RuntimeError) as error:
-            text = f"{type(error).__name__}: {error}"
-            if not _OUT_OF_MEMORY.search(text):
-                raise
-            lower = f"lower {_LOWER[words[0]]}, or " if words[0] in _LOWER else ""
-            raise FgpError(f"out of memory ({text.splitlines()[0]}); {lower}run fewer jobs at once") from None
-    for call in at_end:
-        call()
-
-
-def _split(argv: list[str]) -> Iterator[list[str]]:
-    for is_separator, words in itertools.groupby(argv, key=lambda word: word == "then"):
-        if not is_separator:
-            yield list(words)
+def _run(words: list[str]) -> None:
+    """Run a subcommand; memory that runs out becomes an FgpError that says what to lower."""
+    arguments = _parser(words).parse_args(words)
+    if words[0] not in _SHARED and torchrun.launched():
+        raise FgpError(f"torchrun: `fgp {words[0]}` runs in one process, only {' and '.join(_SHARED)} in several; leave it out")
+    provenance.COMMAND.set(words)
+    try:
+        arguments.run(arguments)
+    except (MemoryError, RuntimeError) as error:
+        text = f"{type(error).__name__}: {error}"
+        if not _OUT_OF_MEMORY.search(text):
+            raise
+        lower = f"lower {_LOWER[words[0]]}, or " if words[0] in _LOWER else ""
+        raise FgpError(f"out of memory ({text.splitlines()[0]}); {lower}run fewer jobs at once") from None
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
@@ -68,7 +47,6 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fgp",
         description="Train, score, prune, fine-tune and measure convolutional networks, one step a subcommand.",
-        epilog="`fgp A ... then B ...` runs several subcommands in one process.",
     )
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     named = [name for name in SUBCOMMANDS if words and words[0] == name]

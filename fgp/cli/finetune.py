@@ -15,7 +15,6 @@ from fgp.train.recipe import Recipe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this subcommand."""
     parser.add_argument("--weights", required=True, metavar="FILE", help="pruned network (`fgp prune`)")
-    parser.add_argument("--scores", metavar="FILE", help="scores it was pruned by (`fgp score`), for the time that scoring took")
     parser.add_argument("--method", metavar="NAME", help="method whose own way of fine-tuning is used")
     training.add_arguments(parser)
 
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     distributed.join(args.device)
     device = common.set_up_device(args)
     import fgp
-    from fgp import data
+    from fgp import checkpoint, data
     from fgp.evaluate import evaluate
     from fgp.train import result
 
@@ -38,10 +37,10 @@ def run(args: argparse.Namespace) -> None:
     recipe.check_task(dataset.task)
     model = fgp.load(args.weights)
     result.check_fits(model, dataset, args.weights)
-    score_seconds = _seconds(args.scores) if args.scores else None
+    score_seconds = checkpoint.read_metadata(args.weights).get("score_seconds")
     before = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
     entries = {"before": before, "score_seconds": score_seconds}
-    training.train(args, model, dataset, recipe, device, tags, [args.weights, args.scores], hook=hook, **entries)
+    training.train(args, model, dataset, recipe, device, tags, [args.weights], hook=hook, **entries)
 
 
 def _hook(name: str):
@@ -51,9 +50,3 @@ def _hook(name: str):
     if not hasattr(method, "finetuning"):
         raise FgpError(f"--method {name}: it is fine-tuned like every other; leave --method out")
     return method.finetuning()
-
-
-def _seconds(scores: str) -> float | None:
-    from fgp.scoring.files import load_scores
-
-    return load_scores(scores)[1].get("seconds")

@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> None:
     device = set_up_device(args)
     import torch
 
-    from fgp import checkpoint, data, files, latency, provenance
+    from fgp import checkpoint, data, files, latency, provenance, tensorfiles
 
     input_size = args.input_size or list(data.read_header(args.data).shape)
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     result = latency.measure(models, input_size, args.batch_sizes, device, args.seconds)
     threads = torch.get_num_threads()
-    networks = {name: provenance.digest(provenance.read(path)) for name, path in paths.items()}
+    networks = {name: tensorfiles.metadata(path)["digest"] for name, path in paths.items()}
     made_by = provenance.collect(str(device), networks=networks)
     record = {"latency": result, "input_size": input_size, "threads": threads, "provenance": made_by}
     files.write_json(args.out, record)

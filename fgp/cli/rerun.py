@@ -16,7 +16,7 @@ from fgp import provenance
 from fgp.errors import FgpError
 from fgp.files import require_file
 
-_OUTPUTS = ("--out", "--metrics", "--curve")
+_OUTPUTS = ("--out", "--metrics", "--curve", "--write-plan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"fgp rerun: warning: {warning}", file=sys.stderr)
     threads = recorded["threads"] if isinstance(recorded.get("threads"), int) else None
     lines = [*_header(args.file, recorded), *[f"export FGP_THREADS={threads}"] * bool(threads)]
-    print("\n".join(lines), "fgp " + " \\\nthen ".join(subcommands), sep="\n", flush=True)
+    print(*lines, *(f"fgp {words}" for words in subcommands), sep="\n", flush=True)
     if args.execute:
         _run(subcommands, os.environ | ({"FGP_THREADS": str(threads)} if threads else {}))
 
@@ -99,10 +99,11 @@ def _run(subcommands: list[str], environment: dict[str, str]) -> None:
     Raises:
         FgpError: a file that they write exists, or one of them fails.
     """
-    words = shlex.split(" then ".join(subcommands))
-    for flag, path in itertools.pairwise(words):
+    commands = [shlex.split(words) for words in subcommands]
+    for flag, path in itertools.chain.from_iterable(map(itertools.pairwise, commands)):
         if flag in _OUTPUTS and Path(path).exists():
             raise FgpError(f"{path}: exists, and would be overwritten; use --run in an empty folder")
-    status = subprocess.run([sys.executable, "-m", "fgp", *words], env=environment, check=False).returncode
-    if status:
-        raise FgpError(f"rerun: ended with status {status}; the message above says why")
+    for words in commands:
+        status = subprocess.run([sys.executable, "-m", "fgp", *words], env=environment, check=False).returncode
+        if status:
+            raise FgpError(f"fgp {words[0]}: ended with status {status}; the message above says why")

@@ -1,6 +1,7 @@
 """Score the channels of a trained network by a method of baselines/
 
-Reads training images without augmentation, in eval mode. --images draws them evenly over the classes.
+Reads training images without augmentation, in eval mode. --images draws them evenly over the classes. Of a method that scores
+while it trains (`fgp stage`) the scores are taken from the weights file.
 """
 
 import argparse
@@ -44,35 +45,62 @@ def run(args: argparse.Namespace) -> None:
     dataset = data.load(args.data)
     model = fgp.load(args.weights)
     _check(args, method, model, dataset)
-    split = dataset.train
-    if args.images is not None or args.per_class is not None:
-        split = data.subset(split, limit=args.images, per_class=args.per_class, seed=args.seed)
     model.to(device).eval()
-    batches = data.batches(split, dataset, args.batch_size, device)
-    torch.manual_seed(args.seed)
-    start = _now(device)
-    scores = method.score(model, batches, args.seed, **given)
-    seconds = _now(device) - start
+    scores, seconds, images = _scored(args, method, model, dataset, given) if hasattr(method, "score") else _recorded(args)
     save_scores(
         args.out,
         scores,
         method=args.method,
         options=given,
         seconds=seconds,
-        images=len(split),
+        images=images,
         seed=args.seed,
         spec=model.fgp_spec and model.fgp_spec.to_dict(),
         provenance=provenance.collect(str(device), [args.data, args.weights], threads=torch.get_num_threads()),
     )
-    print(f"{args.method}: scored {len(scores)} layers, {len(split)} training images offered, {seconds:.2f} s -> {args.out}")
+    print(f"{args.method}: scored {len(scores)} layers, {images} training images offered, {seconds:.2f} s -> {args.out}")
+
+
+def _scored(args: argparse.Namespace, method: ModuleType, model, dataset, given: dict) -> tuple[dict, float, int]:
+    """Score; return scores, seconds and the number of images offered."""
+    import torch
+
+    from fgp import data
+
+    device = next(model.parameters()).device
+    split = dataset.train
+    if args.images is not None or args.per_class is not None:
+        split = data.subset(split, limit=args.images, per_class=args.per_class, seed=args.seed)
+    batches = data.batches(split, dataset, args.batch_size, device)
+    torch.manual_seed(args.seed)
+    start = _now(device)
+    scores = method.score(model, batches, args.seed, **given)
+    return scores, _now(device) - start, len(split)
+
+
+def _recorded(args: argparse.Namespace) -> tuple[dict, float, int]:
+    """Return the scores that the method's own training left in the weights file, with the seconds of that training."""
+    import torch
+
+    from fgp.checkpoint import read_metadata
+
+    about = read_metadata(args.weights)
+    if about.get("scored_by") != args.method:
+        raise FgpError(
+            f"--weights {args.weights}: {args.method} scores while it trains, and this file holds none of its scores; give the "
+            f"network that `fgp stage --method {args.method}` wrote"
+        )
+    return {name: torch.tensor(values) for name, values in about["scores"].items()}, about["score_seconds"], 0
 
 
 def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
     facts = method.METHOD
     if facts.kind == "scratch":
         raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
-    if not hasattr(method, "score"):
+    if facts.kind not in ("criterion", "sparse-training"):
         raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp stage")
+    if not hasattr(method, "score"):
+        return {}
     given = options.parse(args.option, "--option")
     parameters = inspect.signature(method.score).parameters.values()
     legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

@@ -1,8 +1,9 @@
 """Train a network as a method of kind sparse-training or gradual does
 
 A method that starts from random weights takes --network, one that goes on from the dense network --weights. The weights written
-are those of the last epoch. A sparse-training method leaves a network to be scored, or writes its scores itself (--scores). A
-gradual one leaves a network in its dense shape, beside the plan of the channels that are to go (--plan).
+are those of the last epoch. A sparse-training method leaves a network to be scored; one that scores while it trains leaves its
+scores in the same file, where `fgp score` finds them. A gradual one leaves the pruned network, and the plan that says what stayed
+(--plan) beside it.
 """
 
 import argparse
@@ -28,12 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--selection", metavar="macs-BUDGET", help="gradual: the MACs to reach")
     parser.add_argument("--tied", action="store_true", help="gradual: prune layers that reach a residual sum too, together")
     parser.add_argument("--plan", metavar="FILE", help="gradual: plan to write (JSON)")
-    parser.add_argument("--scores", metavar="FILE", help="scores to write, of a method that scores meanwhile (safetensors)")
     training.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, write weights, curve, and the plan, the scores or the metrics."""
+    """Train, write weights, curve, and the plan or the metrics."""
     recipe = Recipe.from_args(args)
     method = _method(args)
     device = common.set_up_device(args)
@@ -54,15 +54,16 @@ def run(args: argparse.Namespace) -> None:
     tags = training.tags(args, args.method, args.selection or "sparse")
     run = {"hook": hook, "engine": Engine.from_args(args), "label": training.label(tags, args.seed)}
     entries, inputs = {"before": None, "score_seconds": None}, [args.weights]
-    with training.checkpoint(args, device, args.weights) as checkpoint:
+    with training.checkpoint(args, device, model, args.weights) as checkpoint:
         history = fit(model, dataset.train, dataset, recipe, args.seed, device, checkpoint=checkpoint, **run)
         after = evaluate(model, dataset.test, dataset, device, recipe.batch_size) if args.metrics else None
         with checkpoint.results():
+            written, extra = model, {}
             if args.plan:
-                _write_plan(args, hook, model, history.seconds)
-            elif args.scores:
-                _write_scores(args, hook, model, history.seconds)
-            training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
+                written = _pruned(args, hook, model, dataset, history.seconds)
+            elif hasattr(hook, "scores"):
+                extra = {"scores": _scores(args.method, hook), "scored_by": args.method, "score_seconds": history.seconds}
+            training.write(args, written, recipe, dataset, history, device, tags, inputs, extra, after=after, **entries)
 
 
 def _method(args: argparse.Namespace) -> ModuleType:
@@ -79,12 +80,10 @@ def _method(args: argparse.Namespace) -> ModuleType:
         needed = "--weights, it goes on from the dense network" if facts.start == "dense" else "--network, it trains from scratch"
         raise FgpError(f"--method {args.method}: give {needed}")
     gradual = facts.kind == "gradual"
-    scores = not gradual and not hasattr(method, "score")
     for flag, needed, taken in (
         ("selection", gradual, gradual),
         ("plan", gradual, gradual),
         ("tied", False, gradual),
-        ("scores", scores, scores),
         ("metrics", False, not gradual),
         ("width", False, bool(args.network)),
     ):
@@ -111,8 +110,10 @@ def _hook(args: argparse.Namespace, method: ModuleType, task: str):
         raise FgpError(f"--option: {args.method}: {error}") from None
 
 
-def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
-    from fgp import provenance
+def _pruned(args: argparse.Namespace, hook, model, dataset, seconds: float):
+    """Write the plan and return the network without the channels that were masked."""
+    from fgp import cost, provenance
+    from fgp.cli.structure import structure_of
     from fgp.plans import facts, save_plan
 
     structure, plan = hook.structure, hook.structure.applied(hook.plan)
@@ -123,19 +124,12 @@ def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
         spec=model.fgp_spec.to_dict(),
         provenance=provenance.collect(inputs=[args.data, args.weights], seed=args.seed, seconds=seconds),
     )
+    return structure_of(model.cpu(), cost.example(tuple(dataset.train.images.shape[1:])), args.tied).prune(plan)
 
 
-def _write_scores(args: argparse.Namespace, hook, model, seconds: float) -> None:
-    from fgp import provenance
-    from fgp.scoring.files import save_scores
-
-    save_scores(
-        args.scores,
-        hook.scores(),
-        method=args.method,
-        options=options.parse(args.option, "--option"),
-        seconds=seconds,
-        seed=args.seed,
-        spec=model.fgp_spec.to_dict(),
-        provenance=provenance.collect(inputs=[args.data, args.weights]),
-    )
+def _scores(method: str, hook) -> dict[str, list[float]]:
+    scores = {name: values.float() for name, values in hook.scores().items()}
+    for name, values in scores.items():
+        if not values.isfinite().all():
+            raise FgpError(f"--method {method}: scores of {name} hold NaN or infinity; lower the learning rate of the recipe")
+    return {name: values.tolist() for name, values in scores.items()}

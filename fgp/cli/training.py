@@ -2,25 +2,22 @@
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
-import modulefinder
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fgp import codehash
 from fgp.cli import common
 from fgp.errors import FgpError
 from fgp.metrics import Metrics, write_metrics
+from fgp.models.names import NETWORKS
 from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 
 _OWN_TAGS = ("task", "dataset", "method", "selection")
-_PROJECT = Path(__file__).parents[2]
-_IMPORTED_ON_USE = ("fgp.checkpoint", "fgp.data.dataset")
-"""Modules that a training uses by a name of their package, such as `fgp.load`; so it does the networks, by `fgp.models.build`."""
-_FILES = ("data", "weights", "architecture", "out", "curve", "metrics", "plan", "scores")
-_NO_PART = {"run", "at_end", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
+_FILES = ("data", "weights", "architecture", "out", "curve", "metrics", "plan")
+_NO_PART = {"run", "tag", "checkpoint_seconds", "device", "threads", *_FILES, *Engine.model_fields}
 """Arguments without a part in the training, and those that stand for something else: the content of a file, a device."""
 
 
@@ -81,19 +78,17 @@ def new_network(args: argparse.Namespace, dataset):
 
 
 @contextlib.contextmanager
-def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterator:
+def checkpoint(args: argparse.Namespace, device, model, *weights: str | None) -> Iterator:
     """Claim --out in this context and yield the `fgp.train.resume.Checkpoint` of this training; of several processes the leader.
 
-    What a checkpoint is valid for: the arguments that have a part in the training, the content of its input files, the code
+    What a checkpoint is valid for: the arguments that have a part in the training, the tensors of its input files, the code
     that it runs, the versions of the packages and the engine; on the CPU, where a resumed training is bit-identical, the model
     of the processor and the threads too. Not paths, tags and times: an input that was made again the same is the same.
-
-    Where further subcommands follow in this process, the end of the training is saved too, until all of them have succeeded:
-    Snakemake deletes the outputs of a job that fails, finished ones included.
 
     Args:
         args: the parsed command line.
         device: torch.device of the training.
+        model: the network that is trained.
         weights: the weights files that the training starts from, None for none.
 
     Raises:
@@ -101,28 +96,25 @@ def checkpoint(args: argparse.Namespace, device, *weights: str | None) -> Iterat
     """
     import torch
 
-    from fgp import provenance
+    from fgp import provenance, tensorfiles
     from fgp.train import distributed
     from fgp.train.resume import Checkpoint, Claim
 
     group, about = distributed.group(), provenance.collect()
     method = getattr(args, "method", None)
-    modules = [f"fgp.cli.{args.subcommand}", *([f"baselines.{method.replace('-', '_')}"] if method else [])]
+    modules = [f"fgp.cli.{args.subcommand}", f"fgp.models.{NETWORKS[model.fgp_spec.name].module}"]
+    modules += [f"baselines.{method.replace('-', '_')}"] if method else []
     facts = {
         "arguments": {name: value for name, value in vars(args).items() if name not in _NO_PART},
         "engine": [device.type, group.size, Engine.from_args(args).resolved(device, plain=True).model_dump()],
-        "inputs": [_content(path) for path in (args.data, *weights) if path],
+        "inputs": [tensorfiles.metadata(path)["digest"] for path in (args.data, *weights) if path],
         "versions": about["versions"],
         "cpu": [about["hardware"]["cpu"], torch.get_num_threads()] if device.type == "cpu" else None,
+        "code": codehash.of(*modules),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for source in sources(*modules):
-        digest.update(source.read_bytes())
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     with Claim(args.out) if group.leader else contextlib.nullcontext() as claim:
-        saved = Checkpoint(args.out, digest.hexdigest(), args.checkpoint_seconds, claim, keep=args.at_end is not None)
-        if args.at_end is not None and group.leader:
-            args.at_end.append(saved.delete)
-        yield saved
+        yield Checkpoint(args.out, key, args.checkpoint_seconds, claim)
 
 
 def train(
@@ -156,7 +148,7 @@ def train(
     from fgp.train.loop import fit
 
     group, run = distributed.group(), {"engine": Engine.from_args(args), "label": label(tags, args.seed)}
-    with checkpoint(args, device, inputs[0]) as saved:
+    with checkpoint(args, device, model, inputs[0]) as saved:
         history = fit(model, dataset.train, dataset, recipe, args.seed, device, hook=hook, checkpoint=saved, **run)
         after = evaluate(model, dataset.test, dataset, device, recipe.batch_size)
         if group.leader:
@@ -164,39 +156,6 @@ def train(
             with saved.results():
                 write(args, model, recipe, dataset, history, device, tags, inputs, **entries)
     group.leave()
-
-
-@functools.cache
-def sources(*modules: str) -> list[Path]:
-    """Return the files of this project that a training by these modules runs: those, and all that they import."""
-    finder = _Finder(path=[str(_PROJECT)])
-    networks = (f"fgp.models.{path.stem}" for path in (_PROJECT / "fgp/models").glob("*.py"))
-    for module in (*modules, *_IMPORTED_ON_USE, *networks):
-        with contextlib.suppress(ImportError):  # of a method without a file, registered by a program
-            finder.import_hook(module)
-    return sorted({Path(module.__file__) for module in finder.modules.values() if module.__file__})
-
-
-class _Finder(modulefinder.ModuleFinder):
-    """Follows imports, those inside functions too, within this project."""
-
-    def import_module(self, partname: str, fqname: str, parent: object) -> object:
-        ours = fqname.partition(".")[0] in ("fgp", "baselines")
-        return super().import_module(partname, fqname, parent) if ours else None
-
-
-def _content(path: str) -> str:
-    """Return a hash of a safetensors file without the provenance, which holds the time, in its metadata `fgp`.
-
-    The whole file is read, a second or so a gigabyte; the training reads it anyway.
-    """
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        digest = hashlib.file_digest(file, "sha256")
-    metadata = json.loads(header.pop("__metadata__")["fgp"])
-    metadata.pop("provenance", None)
-    digest.update(json.dumps([header, metadata], sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def write(
@@ -207,7 +166,8 @@ def write(
     history,
     device,
     tags: dict[str, str],
-    inputs: Sequence[str | None] = (),
+    inputs: Sequence[str | None],
+    extra: Mapping[str, object] | None = None,
     **entries: object,
 ) -> None:
     """Write the weights, the training curve and the metrics, the last last.
@@ -221,18 +181,21 @@ def write(
         device: where it was trained.
         tags: what `tags` returned.
         inputs: the files besides the data that the training started from, None for none.
+        extra: further entries for the metadata of the weights.
         entries: before, after (percent) and score_seconds of the metrics.
     """
     import fgp
+    from fgp import tensorfiles
     from fgp.train import result
 
     provenance = result.origin(recipe, history, device, [args.data, *inputs])
-    values = {**tags, **result.entries(model, dataset, recipe, history), "seed": args.seed, **entries, "provenance": provenance}
-    fgp.save(model, args.out, provenance=provenance)
+    values = {**tags, **result.entries(model, dataset, recipe, history), "seed": args.seed, **entries}
+    fgp.save(model, args.out, provenance=provenance, **(extra or {}))
     if args.curve:
         history.write(args.curve)
     if args.metrics:
-        write_metrics(args.metrics, **values)
+        digest = tensorfiles.metadata(args.out)["digest"]
+        write_metrics(args.metrics, **values, provenance=provenance | {"digest": digest})
 
 
 def _seed(text: str) -> int:

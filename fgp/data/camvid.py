@@ -1,6 +1,7 @@
 """Source `camvid`: 367 training and 233 test images at 360x480, 11 classes and void."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -12,6 +13,7 @@ from fgp.data.archive import Archive, ZipArchive, open_archive
 from fgp.data.decode import is_image, label_table
 from fgp.data.fileparts import PairPart, pair_up
 from fgp.data.header import VOID
+from fgp.data.listing import DOWNLOADED
 from fgp.data.source import Request, Source
 from fgp.errors import FgpError
 from fgp.files import atomic
@@ -100,3 +102,4 @@ def _download(target: Path) -> None:
                     packing.writestr(f"camvid/{relative}", content)
             if hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() != _DIGEST:
                 raise FgpError(f"{_URL}: the checksum of CamVid/ differs from the known one; nothing was kept")
+            os.utime(aside, (DOWNLOADED, DOWNLOADED))

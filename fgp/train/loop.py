@@ -174,7 +174,7 @@ def fit(
             if group.leader:
                 _report(history, recipe, label, bar)
             hook.after_epoch(epoch + 1)
-            if checkpoint and checkpoint.due(ended=epoch + 1 == recipe.epochs or hook.finished):
+            if checkpoint and checkpoint.due():
                 checkpoint.save(state.capture())
         hook.end()
     for name, values in model.state_dict().items():

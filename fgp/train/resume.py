@@ -95,9 +95,7 @@ class Checkpoint:
     It serves only the run with the same `key`. The one before is kept, in case the machine stopped while the last was written.
     """
 
-    def __init__(
-        self, out: str | os.PathLike, key: str, seconds: float = 20.0, claim: Claim | None = None, keep: bool = False
-    ) -> None:
+    def __init__(self, out: str | os.PathLike, key: str, seconds: float = 20.0, claim: Claim | None = None) -> None:
         """Prepare.
 
         Args:
@@ -105,10 +103,9 @@ class Checkpoint:
             key: a hash of everything that determines the training.
             seconds: least time between two checkpoints.
             claim: on `out`, where other processes may train for it too.
-            keep: save the end of the training too and leave it there, until `delete` is called.
         """
         self._last, self._previous = Path(f"{out}.checkpoint"), Path(f"{out}.checkpoint.previous")
-        self.key, self._seconds, self._keep = key, seconds, keep
+        self.key, self._seconds = key, seconds
         self._held = claim.held if claim else contextlib.nullcontext
         self._saved = time.monotonic()
 
@@ -122,9 +119,9 @@ class Checkpoint:
                     return state
         return None
 
-    def due(self, ended: bool) -> bool:
-        """Tell whether the last checkpoint is old enough for another, or the training has `ended` and its end is kept."""
-        return (ended and self._keep) or time.monotonic() - self._saved >= self._seconds
+    def due(self) -> bool:
+        """Tell whether the last checkpoint is old enough for another."""
+        return time.monotonic() - self._saved >= self._seconds
 
     def save(self, state: dict) -> None:
         """Write a state of tensors, numbers, text, lists and dictionaries.
@@ -144,21 +141,16 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def results(self) -> Iterator[None]:
-        """Write the results in this context; the checkpoints are deleted after it, unless they are kept.
+        """Write the results in this context; the checkpoints are deleted after it.
 
         Raises:
             FgpError: another process has taken over; the context is not entered.
         """
         with self._held():
             yield
-            if not self._keep:
-                self.delete()
+            for path in (self._last, self._previous):
+                path.unlink(missing_ok=True)
             self._tidy()
-
-    def delete(self) -> None:
-        """Delete the files; the training's results are written."""
-        for path in (self._last, self._previous):
-            path.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Delete what a process that was killed while it wrote has left."""

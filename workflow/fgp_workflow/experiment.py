@@ -110,9 +110,7 @@ class Experiment:
         """Every cell once, dense ones first in each task."""
         wanted = [Cell(task, *DENSE) for task in self.tasks]
         wanted += [*self._table_cells(), *self._figure_cells()]
-        return sorted(
-            dict.fromkeys(wanted), key=lambda cell: (cell.task, cell.method != DENSE[0], cell.method, cell.selection)
-        )
+        return sorted(dict.fromkeys(wanted), key=lambda cell: (cell.task, cell.method != DENSE[0], cell.method, cell.selection))
 
     def cells_of(self, task: str) -> list[Cell]:
         """The cells of one task, the dense one first."""
@@ -137,7 +135,7 @@ class Experiment:
 
     @property
     def tables(self) -> list[int]:
-        """Numbers of the tables that the tasks fill: 1 and 2 by the kind of network, 3 where a VGG-16 task stands beside the paper's."""
+        """Numbers of the tables that the tasks fill: 1 classification, 2 segmentation, 3 for `table3_task`."""
         kinds = {NETWORKS[task.network].task for task in self.config.tasks.values()}
         wanted = {1: "classification" in kinds, 2: "segmentation" in kinds, 3: self.table3_task is not None}
         return [number for number, filled in wanted.items() if filled]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below `root`, `results/<run>`; `{dataset}`, `{task}`, `{seed}`, `{method}`, `{selection}` are left to be filled in."""
+    """Paths below `root`, `results/<run>`, with `{dataset}`, `{task}`, `{seed}`, `{method}`, `{selection}` to be filled in."""
 
     root: str
 

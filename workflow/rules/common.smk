@@ -4,15 +4,13 @@ import shlex
 import sys
 from pathlib import Path
 
-import baselines
 import yaml
 from fgp.errors import FgpError
-from fgp_workflow.codes import Codes
-from fgp_workflow.collect import collect as collect_cells, files as cell_files
-from fgp_workflow.commands import Commands, method_module
 from fgp_workflow.config import load
-from fgp_workflow.grid import Grid
-from fgp_workflow.proof import Proof
+from fgp_workflow.experiment import Experiment, facts, kind
+from fgp_workflow.keys import Keys
+from fgp_workflow.layout import Layout
+from fgp_workflow.settings import Settings
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -21,89 +19,97 @@ try:
 except FgpError as error:
     raise WorkflowError(str(error)) from None
 
-GRID = Grid(CONFIG)
-COMMANDS = Commands(GRID)
-CODES = Codes(GRID)
-ROOT = COMMANDS.root
-PARTIAL = f"{ROOT}/partial"
+EXPERIMENT = Experiment(CONFIG)
+SETTINGS = Settings(EXPERIMENT)  # what the configuration sets for a stage, as words of its command line
+KEYS = Keys(EXPERIMENT)  # what a stage's result depends on; a changed key makes Snakemake run it again
+PATHS = Layout(f"results/{CONFIG.run}")  # every path below results/, with wildcards
+
 GPU = 0 if CONFIG.device == "cpu" else 1
-TABLES = expand(f"{ROOT}/tables/table{{table}}.{{ext}}", table=GRID.tables, ext=["csv", "md", "tex"])
-FIGURES = expand(
-    f"{ROOT}/figures/{{figure}}.{{ext}}",
-    figure=[figure for figure, section in CONFIG.figures if section],
-    ext=["pdf", "png"],
-)
+TABLES = expand(PATHS.run("tables", "table{table}.{format}"), table=EXPERIMENT.tables, format=["csv", "md", "tex", "html"])
+FIGURES = expand(PATHS.run("figures", "fig{figure}.{format}"), figure=EXPERIMENT.figures, format=["pdf", "png"])
+PRINTED = f"{workflow.basedir}/config/printed/tables.yaml"
+
+
+def one_of(names):
+    """A wildcard constraint: one of these names; none at all where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def through(rule):
+    """A wildcard constraint: the methods whose cells pass through a rule."""
+    return one_of(EXPERIMENT.methods_through(rule))
+
+
+def data_of(wildcards):
+    """The prepared data of a task."""
+    return PATHS.data.format(dataset=EXPERIMENT.tasks[wildcards.task].dataset)
+
+
+def start_of(wildcards):
+    """The network that a method's own training starts from; [] for random weights."""
+    return PATHS.dense().format(**wildcards) if facts(wildcards.method).start == "dense" else []
+
+
+def scored_by(wildcards):
+    """The network that a method scores: that of its own training, or the dense one."""
+    own = kind(wildcards.method).own_network
+    return (PATHS.method(own) if own else PATHS.dense()).format(**wildcards)
+
+
+def resolved(config):
+    """The checked configuration with every default, as YAML, without what changes no result."""
+    machine = {"threads", "gpu_slots", "accept_code"}
+    left_out = dict.fromkeys(machine, True) | {"tasks": {task: {"gpu_mem_mb"} for task in config.tasks}}
+    return yaml.safe_dump(config.model_dump(mode="json", exclude=left_out), sort_keys=False)
+
+
+def gpu_mem_mb(wildcards):
+    """What a job of a task takes of a declared `--resources gpu_mem_mb=...`."""
+    return GPU * EXPERIMENT.tasks[wildcards.task].gpu_mem_mb
 
 
 def on_gpu(*flags):
     """The words before a command that put it on a GPU (docs/gpus.md); none where the device is the CPU."""
-    words = ["python", "-m", "fgp_workflow.gpu_slot", *flags, *["--optional"] * (CONFIG.device == "auto"), "--"]
+    words = ["python", "-m", "fgp_workflow.gpu_slot", *flags, *(["--optional"] if CONFIG.device == "auto" else []), "--"]
     return shlex.join(words) if GPU else ""
 
 
-def gpu_mem_mb(task):
-    """What a job of a task takes of a declared `--resources gpu_mem_mb=...`."""
-    return GPU * GRID.tasks[task].gpu_mem_mb
-
-
-def every_gpu():
-    """All of a declared `--resources gpu=...`."""
-    return GPU * (workflow.global_resources.get("gpu").value or 1)
-
-
-# Jobs run the Python that runs Snakemake, and find the packages of this checkout. The rules name $ON_GPU and $ALONE_ON_GPU only, and
-# threads are set here: Snakemake reruns finished jobs when the text of their `shell` or their parameters change.
+# Jobs run the Python that runs Snakemake, and find the packages of this checkout. What changes no result is set here and not in the
+# rules: Snakemake reruns finished jobs when the text of their `shell` or their parameters change.
 shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}:{shlex.quote(str(workflow.basedir))}/workflow FGP_THREADS={CONFIG.threads}; "
+    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}:{shlex.quote(str(workflow.basedir))}/workflow FGP_THREADS={CONFIG.threads}"
+    f"{' FGP_DATA=' + shlex.quote(CONFIG.data_root) if CONFIG.data_root else ''}; "
     f"ON_GPU={shlex.quote(on_gpu('--slots', str(CONFIG.gpu_slots)))} ALONE_ON_GPU={shlex.quote(on_gpu('--alone'))}; "
 )
 
 
-def resolved_config():
-    """The checked configuration with every default, as YAML, without what changes no result."""
-    machine = {"threads": True, "gpu_slots": True, "tasks": {task: {"gpu_mem_mb"} for task in CONFIG.tasks}}
-    return yaml.safe_dump(CONFIG.model_dump(mode="json", exclude=machine), sort_keys=False)
-
-
-def partial_commands(config):
-    """Yield the commands that make tables and figures of the cells that there are. Figure 1 shows no cells."""
-    yield f"rm -rf {PARTIAL}"
-    yield f"python -m fgp_workflow.collect --config {config} --missing-ok --out {PARTIAL}/cells.csv"
-    given = f"--cells {PARTIAL}/cells.csv --config {config}"
-    for table in GRID.tables:
-        yield f"python -m fgp_workflow.tables {given} --table {table} --out-dir {PARTIAL}/tables"
-    for name, section in CONFIG.figures:
-        if section and name != "fig1":
-            figure = f"--figure {name.removeprefix('fig')} --missing-ok --out-stem {PARTIAL}/figures/{name}"
-            yield f"python -m fgp_workflow.figures {given} {figure}"
+def print_results():
+    """Say where the results lie."""
+    made = [*TABLES, *FIGURES, PATHS.run("report.html")]
+    if "partial_tables" in workflow.dag_settings.targets:
+        made = sorted(map(str, Path(PATHS.run("partial")).rglob("*.*")))
+    readable = [path for path in made if Path(path).exists() and not path.endswith((".csv", ".tex", ".pdf"))]
+    if readable:
+        print("Results:", *readable, sep="\n  ", file=sys.stderr)
 
 
 def print_missing():
     """Say, after a failure, which cells are missing and which commands get them, or tables without them."""
-    metrics, _ = cell_files(GRID, Path(ROOT))
-    holes = {}
-    collect_cells(metrics, proof=Proof(GRID), holes=holes)
+    wanted = {
+        PATHS.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
+        for cell in EXPERIMENT.cells
+        for seed in EXPERIMENT.seeds_of(cell.task)
+    }
+    holes = sorted(str(Path(path).parent.relative_to(PATHS.root)) for path in wanted if not Path(path).exists())
     if not holes:
         return
-    folders = [str(Path(path).parent.relative_to(ROOT)) for path in holes]
-    lines = [f"{len(holes)} of {len(metrics)} cells are missing; the failed jobs say why:"]
-    lines += [f"    {cell}" for cell in folders[:20]]
-    lines += [f"    and {len(holes) - 20} more"] if len(holes) > 20 else []
+    lines = [f"{len(holes)} of {len(wanted)} cells are missing; the failed jobs say why:", *(f"    {cell}" for cell in holes[:20])]
+    if len(holes) > 20:
+        lines.append(f"    and {len(holes) - 20} more")
     lines += ["To get them: correct the cause and run the same command again. What is finished stays."]
     lines += [f"    {shlex.join(['snakemake', *sys.argv[1:]])}"]
-    lines += [f"Until then, tables and figures of what there is, in {PARTIAL}:"]
-    lines += [f"    snakemake partial_tables --cores 1 --configfile {ROOT}/config.yaml"]
+    lines += [f"Until then, tables and figures of what there is, in {PATHS.run('partial')}:"]
+    lines += [f"    snakemake partial_tables --cores 1 --configfile {PATHS.run('config.yaml')}"]
     logger.error("\n".join(lines))
-
-
-def print_results():
-    """Say where the results lie."""
-    made = [*TABLES, *FIGURES, f"{ROOT}/report.html"]
-    if "partial_tables" in workflow.dag_settings.targets:
-        made = sorted(map(str, Path(PARTIAL).rglob("*.*")))
-    found = [path for path in made if Path(path).exists()]
-    readable = [path for path in found if not path.endswith((".csv", ".tex", ".pdf"))]
-    if readable:
-        print("Results:", *readable, sep="\n  ", file=sys.stderr)

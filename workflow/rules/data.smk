@@ -1,16 +1,39 @@
+# Read a data set, whatever its source, and write it as one file.
+
+
 rule data:
     output:
-        f"{ROOT}/data/{{dataset}}.safetensors",
+        PATHS.data,
     log:
-        f"{ROOT}/logs/data/{{dataset}}.log",
+        PATHS.run("logs", "data", "{dataset}.log"),
     benchmark:
-        f"{ROOT}/benchmarks/data/{{dataset}}.tsv"
+        PATHS.run("benchmarks", "data", "{dataset}.tsv")
     conda:
         "../../environment.yml"
     params:
-        command=lambda wildcards: COMMANDS.data(wildcards.dataset),
-        code=lambda wildcards: CODES.data(wildcards.dataset),
+        settings=lambda wildcards: SETTINGS.data(wildcards.dataset),
+        download=lambda wildcards: "--download" if EXPERIMENT.datasets[wildcards.dataset].download else "",
+        key=lambda wildcards: KEYS.data(wildcards.dataset).key,
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "FGP_CODE={params.code} python -m fgp {params.command} > {log} 2>&1"
+        "FGP_KEY={params.key} python -m fgp data {params.settings} {params.download} --out {output} > {log} 2>&1"
+
+
+# Whether the task's network can be pruned to the MACs that are asked for; nothing is trained before that is known.
+rule budgets:
+    input:
+        data=data_of,
+    output:
+        PATHS.budgets,
+    log:
+        PATHS.run("logs", "budgets", "{task}.log"),
+    conda:
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: SETTINGS.budgets(wildcards.task),
+        key=lambda wildcards: KEYS.budgets(wildcards.task).key,
+    message:
+        "check budgets of {wildcards.task}"
+    shell:
+        "FGP_KEY={params.key} python -m fgp budgets --data {input.data} {params.settings} --out {output} > {log} 2>&1"

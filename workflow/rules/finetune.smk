@@ -1,32 +1,33 @@
-# One rule a batch of cells: cells of one task that share a process (`cells_per_job`), for any seed.
-# Each cell: plan, prune, fine-tune; of a gradual method, prune and fine-tune; of a train-from-scratch control, prune by another
-# method's plan and train; of an architecture, train.
+# Fine-tune a pruned network, and evaluate it before and after.
 
 
-for batch in GRID.batches():
-
-    rule:
-        name:
-            f"finetune-{batch.name}"
-        input:
-            lambda wildcards, batch=batch: COMMANDS.sources(batch, wildcards.seed),
-            data=COMMANDS.data_file(batch.task),
-        output:
-            COMMANDS.results(batch),
-        log:
-            f"{ROOT}/logs/finetune/{batch.name}-seed{{seed}}.log",
-        benchmark:
-            f"{ROOT}/benchmarks/finetune/{batch.name}-seed{{seed}}.tsv"
-        conda:
-            "../../environment.yml"
-        threads: CONFIG.threads
-        resources:
-            gpu=GPU,
-            gpu_mem_mb=gpu_mem_mb(batch.task),
-        params:
-            command=lambda wildcards, batch=batch: COMMANDS.cells(batch, wildcards.seed),
-            code=CODES.cells(batch),
-        message:
-            f"fine-tune {batch.task} seed {{wildcards.seed}} {batch.label}"
-        shell:
-            "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"
+rule finetune:
+    input:
+        data=data_of,
+        weights=PATHS.cell("pruned.safetensors"),
+    output:
+        weights=PATHS.cell("model.safetensors"),
+        curve=PATHS.cell("curve.csv"),
+        metrics=PATHS.cell("metrics.json"),
+    log:
+        PATHS.run("logs", "finetune", "{task}-seed{seed}-{method}-{selection}.log"),
+    benchmark:
+        PATHS.run("benchmarks", "finetune", "{task}-seed{seed}-{method}-{selection}.tsv")
+    wildcard_constraints:
+        method=through("finetune"),
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.threads
+    resources:
+        gpu=GPU,
+        gpu_mem_mb=gpu_mem_mb,
+    params:
+        settings=lambda wildcards: SETTINGS.finetune(wildcards.task, wildcards.method, wildcards.selection),
+        device=CONFIG.device,
+        key=lambda wildcards: KEYS.cell(wildcards.task, wildcards.seed, wildcards.method, wildcards.selection).key,
+    message:
+        "fine-tune {wildcards.task} seed {wildcards.seed} {wildcards.method} {wildcards.selection}"
+    shell:
+        "FGP_KEY={params.key} $ON_GPU python -m fgp finetune --data {input.data} --weights {input.weights} {params.settings}"
+        " --seed {wildcards.seed} --device {params.device}"
+        " --out {output.weights} --curve {output.curve} --metrics {output.metrics} > {log} 2>&1"

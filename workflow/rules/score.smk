@@ -1,32 +1,30 @@
-# One rule for the methods of a task that score in one process (`cells_per_job`), for any seed.
+# Score the channels of a trained network: the dense one, or that of a method's own sparse training.
 
 
-for scoring in GRID.scorings():
-
-    rule:
-        name:
-            f"score-{scoring.name}"
-        input:
-            data=COMMANDS.data_file(scoring.task),
-            weights=lambda wildcards, scoring=scoring: {
-                COMMANDS.scored(scoring.task, method, wildcards.seed) for method in scoring.methods
-            },
-        output:
-            [COMMANDS.scores(scoring.task, method, "{seed}") for method in scoring.methods],
-        log:
-            f"{ROOT}/logs/score/{scoring.name}-seed{{seed}}.log",
-        benchmark:
-            f"{ROOT}/benchmarks/score/{scoring.name}-seed{{seed}}.tsv"
-        conda:
-            "../../environment.yml"
-        threads: CONFIG.threads
-        resources:
-            gpu=GPU,
-            gpu_mem_mb=gpu_mem_mb(scoring.task),
-        params:
-            command=lambda wildcards, scoring=scoring: COMMANDS.score(scoring, wildcards.seed),
-            code=CODES.score(scoring),
-        message:
-            f"score {scoring.task} seed {{wildcards.seed}} {scoring.label}"
-        shell:
-            "FGP_CODE={params.code} $ON_GPU python -m fgp {params.command} > {log} 2>&1"
+rule score:
+    input:
+        data=data_of,
+        weights=scored_by,
+    output:
+        PATHS.method("scores.safetensors"),
+    log:
+        PATHS.run("logs", "score", "{task}-seed{seed}-{method}.log"),
+    benchmark:
+        PATHS.run("benchmarks", "score", "{task}-seed{seed}-{method}.tsv")
+    wildcard_constraints:
+        method=through("score"),
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.threads
+    resources:
+        gpu=GPU,
+        gpu_mem_mb=gpu_mem_mb,
+    params:
+        settings=lambda wildcards: SETTINGS.score(wildcards.task, wildcards.method),
+        device=CONFIG.device,
+        key=lambda wildcards: KEYS.score(wildcards.task, wildcards.seed, wildcards.method).key,
+    message:
+        "score {wildcards.task} seed {wildcards.seed} {wildcards.method}"
+    shell:
+        "FGP_KEY={params.key} $ON_GPU python -m fgp score --data {input.data} --weights {input.weights} {params.settings}"
+        " --seed {wildcards.seed} --device {params.device} --out {output} > {log} 2>&1"
