@@ -62,7 +62,7 @@ def score(
     import torch
 
     from fgp.layers import convolutions
-    from fgp.scoring.engine import check_model, example_of
+    from fgp.scoring.checks import check_model, example_of
     from fgp.surgery import Structure
 
     iterations, images = number("iterations", iterations, int, least=1), number("images", images, int, least=1)
@@ -93,7 +93,7 @@ def _search(
     import torch
 
     from fgp.scoring.ablation import Ablations, Round
-    from fgp.scoring.engine import place
+    from fgp.scoring.checks import place
 
     def parts() -> Iterable[Tensor]:
         return (part for batch, _ in batches for part in place(batch, model).split(images))

@@ -130,7 +130,7 @@ def repair(model: nn.Module, plan: Plan, batches: Iterable[tuple[Tensor, Tensor]
         FgpError: `batches` is empty, or the plan does not fit.
     """
     from fgp.compensation import with_constants
-    from fgp.scoring.engine import example_of
+    from fgp.scoring.checks import example_of
 
     return with_constants(model, plan, example_of(model, batches))
 

@@ -40,7 +40,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     """
     import torch
 
-    from fgp.scoring.engine import example_of
+    from fgp.scoring.checks import example_of
     from fgp.scoring.group_norms import GroupWeights, layer_scores
     from fgp.surgery import Structure
 

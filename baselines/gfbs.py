@@ -53,7 +53,7 @@ def score(
     import torch
     from torch.nn.functional import normalize
 
-    from fgp.scoring.engine import place
+    from fgp.scoring.checks import place
     from fgp.scoring.losses import sample_losses
     from fgp.scoring.norms import norm_gradients, with_output_layers
     from fgp.surgery import Structure

@@ -34,9 +34,9 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
         FgpError: `batches` is empty, the outputs are not finite, or a convolution inside the network is followed by no
             normalisation with a scale.
     """
+    from fgp.scoring.logits import pick_logits
     from fgp.scoring.losses import sample_entropies
     from fgp.scoring.norms import norm_gradients, with_output_layers
-    from fgp.scoring.targets import pick_logits
 
     def entropy(returned: Tensor, labels: Tensor) -> Tensor:
         logits = pick_logits(returned, None)

@@ -73,7 +73,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
     Raises:
         FgpError: a convolution inside the network is followed by no normalisation with a scale, or `batches` is empty.
     """
-    from fgp.scoring.engine import check_model, example_of
+    from fgp.scoring.checks import check_model, example_of
     from fgp.scoring.norms import scaled_norms, with_output_layers
 
     check_model(model)

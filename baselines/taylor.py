@@ -41,7 +41,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int)
 
     from fgp.errors import FgpError
     from fgp.layers import convolutions, norms_after
-    from fgp.scoring.engine import check_model, differentiable, place
+    from fgp.scoring.checks import check_model, differentiable, place
     from fgp.scoring.losses import gradients, sample_losses
 
     check_model(model)

@@ -23,7 +23,7 @@ from fgp import data
 from fgp.cli import common
 from fgp.errors import FgpError
 from fgp.layers import convolutions
-from fgp.scoring.engine import differentiable
+from fgp.scoring.checks import differentiable
 
 Scores = dict[str, Tensor]
 

@@ -23,7 +23,7 @@ from fgp.cli import common
 from fgp.errors import FgpError
 from fgp.layers import convolutions
 from fgp.models import build
-from fgp.scoring.engine import differentiable
+from fgp.scoring.checks import differentiable
 
 VOID = 255
 CLASS_IN_FORWARDS = 1.3

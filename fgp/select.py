@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fgp.errors import FgpError
-from fgp.selections import RULES, Selection, check_pool, check_share, parse, portion
+from fgp.selections import CLOSE_ENOUGH, RULES, Selection, check_pool, check_share, parse, portion
 from fgp.surgery import Plan, Scores, Structure
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
 
 Units = Mapping[str, int] | None
 
-_CLOSE_ENOUGH = 0.005
 _ROUNDING = 1e-12
 
 
@@ -210,10 +209,9 @@ def match_budget(scores: Scores, structure: Structure, budget: float, rule: str 
         turns = Counter(layers)
         return structure.applied({name: order[: (1 + turns[name]) * steps[name]] for name, order in ranked.items()})
 
-    dense = structure.macs()
+    dense, least = structure.macs(), least_macs(structure, multiple)
     target = budget * dense if budget <= 1 else budget
-    if not reachable(structure, budget, multiple):
-        least = least_macs(structure, multiple)
+    if not least * (1 - CLOSE_ENOUGH) <= target <= dense:
         rounded = f" with multiples of {multiple} channels" if multiple > 1 else ""
         raise FgpError(
             f"budget {budget}: {target:,.0f} MACs cannot be reached{rounded}; pruning reaches {least:,} to {dense:,} MACs "
@@ -231,9 +229,9 @@ def match_budget(scores: Scores, structure: Structure, budget: float, rule: str 
         return abs(structure.macs(plan) - target)
 
     best = min(plan_of(queue[:low]), plan_of(queue[:high]), key=distance)
-    if distance(best) > _CLOSE_ENOUGH * target:
+    if distance(best) > CLOSE_ENOUGH * target:
         best = min(best, _filled_up(plan_of(queue[:low]), ranked, steps, structure, target), key=distance)
-    if distance(best) > _CLOSE_ENOUGH * target:
+    if distance(best) > CLOSE_ENOUGH * target:
         rounded = f" for multiples of {multiple} channels," if multiple > 1 else ""
         warnings.warn(
             f"budget {budget}: the nearest plan has {structure.macs(best):,} MACs instead of {target:,.0f};{rounded} "
@@ -249,22 +247,15 @@ def least_macs(structure: Structure, multiple: int = 1) -> int:
     return structure.macs(structure.applied(fewest))
 
 
-def reachable(structure: Structure, budget: float, multiple: int = 1) -> bool:
-    """Tell whether some plan costs `budget` MACs (a fraction of the dense MACs if at most 1), within 0.5 % at the lower end."""
-    dense = structure.macs()
-    target = budget * dense if budget <= 1 else budget
-    return least_macs(structure, multiple) * (1 - _CLOSE_ENOUGH) <= target <= dense
-
-
 def _filled_up(plan: Plan, ranked: dict[str, list[int]], steps: dict[str, int], structure: Structure, target: float) -> Plan:
     """Add the next step of a layer, always the one that fills most of the gap to `target`, until it is closed or none fits."""
-    while target - structure.macs(plan) > _CLOSE_ENOUGH * target:
+    while target - structure.macs(plan) > CLOSE_ENOUGH * target:
         larger = [
             structure.applied({**plan, name: order[: len(plan[name]) + steps[name]]})
             for name, order in ranked.items()
             if len(plan[name]) < len(order)
         ]
-        fitting = [option for option in larger if structure.macs(option) <= target * (1 + _CLOSE_ENOUGH)]
+        fitting = [option for option in larger if structure.macs(option) <= target * (1 + CLOSE_ENOUGH)]
         if not fitting:
             break
         plan = max(fitting, key=structure.macs)

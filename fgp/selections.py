@@ -7,6 +7,7 @@
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fgp.errors import FgpError
@@ -70,6 +71,29 @@ def parse(name: str) -> Selection:
     if selection.of is not None:
         check_pool(selection.value, selection.of, selection.base, f"selection {name!r}")
     return selection
+
+
+CLOSE_ENOUGH = 0.005
+"""Relative distance within which a number of MACs counts as met."""
+
+
+def out_of_reach(selection: Selection, reach: Mapping, tied: bool) -> str | None:
+    """Return why a selection macs-BUDGET cannot be met and what would help, None if it can or nothing is known of its multiple.
+
+    Args:
+        selection: what is asked for.
+        reach: `dense_macs` and `least_macs` by way ("inside", "tied") and multiple, as `fgp budgets` writes them.
+        tied: whether layers that reach a residual sum are pruned too.
+    """
+    dense, multiple = reach["dense_macs"], str(selection.multiple)
+    own, other = (reach["least_macs"]["tied" if way else "inside"].get(multiple) for way in (tied, not tied))
+    target = selection.value * dense if selection.value <= 1 else selection.value
+    if own is None or own * (1 - CLOSE_ENOUGH) <= target <= dense:
+        return None
+    hint = "ask for more" if target < own else "ask for less"
+    if not tied and other * (1 - CLOSE_ENOUGH) <= target < own:
+        hint += ", or let it prune the layers that reach a residual sum too: --tied, in a configuration the task's `tied: true`"
+    return f"{selection.name} cannot be met; pruning leaves {own / dense:.4f} to 1 of its {dense:,} MACs; {hint}"
 
 
 def check_share(share: float, what: str) -> None:

@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
-from fgp_workflow import codehash
+
+from fgp import codehash
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def project(tmp_path, monkeypatch):
 
 
 def clear():
-    for function in (codehash.of, codehash._files, codehash._imports, codehash._lazy):
+    for function in (codehash.of, codehash._files, codehash._imports, codehash._lazy, codehash._tree, codehash._meaning):
         function.cache_clear()
 
 
@@ -63,6 +67,74 @@ def test_an_edit_changes_the_stages_that_run_it_and_no_other(project, file, chan
     assert {stage for stage in before if before[stage] != after[stage]} == changed
 
 
+def test_what_means_the_same_has_the_same_hash(project):
+    (project / "fgp/loss.py").write_text('''"""Losses."""
+
+import torch
+
+
+class Loss:
+    """A loss."""
+
+    weight = 0.5  # of an image
+
+    def __call__(self, x, *, y=(1, 2)):
+        """Return it."""
+        "And a remark."
+        return f"{x!r}" if x else {"a": [y, self.weight]}
+''')
+    before = hashes()
+    (project / "fgp/loss.py").write_text('''"""Losses, edited."""
+# A comment.
+import torch
+class Loss:
+    weight = (0.5)
+    def __call__(self, x, *,
+                 y=(1, 2,)):
+        """Return it, edited."""
+        return (f'{x!r}'
+                if x else {'a': [y, self.weight]})
+''')
+    assert hashes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("0.5", "0.25"), ("y=(1, 2)", "y=(1, 3)"), ("x, *, y", "x, y"), ("if x", "if not x"), ('"a"', '"b"'), ("{x!r}", "{x!s}")],
+)
+def test_what_means_another_thing_has_another_hash(project, old, new):
+    text = 'weight = 0.5\ndef call(x, *, y=(1, 2)):\n    return f"{x!r}" if x else {"a": [y]}\n'
+    (project / "fgp/loss.py").write_text(text)
+    before = hashes()
+    (project / "fgp/loss.py").write_text(text.replace(old, new))
+    assert hashes()["train"] != before["train"]
+
+
+def test_a_text_that_is_used_counts_and_one_that_stands_alone_does_not(project):
+    (project / "fgp/loss.py").write_text('text = "one"\n')
+    before = hashes()
+    (project / "fgp/loss.py").write_text('text = "one"\n"""of the field"""\n')
+    assert hashes() == before
+    (project / "fgp/loss.py").write_text('text = "two"\n')
+    assert hashes()["train"] != before["train"]
+
+
+def test_the_hash_is_the_same_under_another_version_of_python(project):
+    """Python 3.12 gives functions and classes a list of type parameters, empty here."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import ast; from fgp import codehash; "
+    code += "[setattr(kind, '_fields', (*kind._fields, 'type_params')) for kind in (ast.FunctionDef, ast.ClassDef)]; "
+    code += "setattr(ast.FunctionDef, 'type_params', []); setattr(ast.ClassDef, 'type_params', []); "
+    code += "print(codehash.of('fgp.cli.train'))"
+    clear()
+    project_of_this = str(codehash.__file__.removesuffix("/fgp/codehash.py"))
+    shown = subprocess.run([sys.executable, "-c", code, project_of_this], capture_output=True, text=True, check=True).stdout
+    plain = subprocess.run(
+        [sys.executable, "-c", "from fgp import codehash; print(codehash.of('fgp.cli.train'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert shown == plain
+
+
 def test_the_real_stages_contain_what_they_run():
     def modules(entry):
         files = set()
@@ -73,6 +145,7 @@ def test_the_real_stages_contain_what_they_run():
     assert not {"fgp/data/scenes.py", "fgp/models/vgg.py", "fgp/surgery.py", "baselines/l1.py"} & modules("fgp.cli.train")
     assert "fgp/scoring/__init__.py" not in modules("fgp.cli.train")
     assert "fgp/scoring/engine.py" not in modules("fgp.cli.finetune")
+    assert "fgp/scoring/formulas.py" not in modules("baselines.slimming") | modules("baselines.dcp") | modules("baselines.frs")
     assert "fgp/train/loop.py" not in modules("fgp_workflow.tables")
     assert "fgp/scoring/__init__.py" in modules("baselines.fgp")
 

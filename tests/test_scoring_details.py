@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 import fgp
 from fgp import FgpError
 from fgp.scoring import formulas
-from fgp.scoring.engine import check_model, differentiable, example_of, place
+from fgp.scoring.checks import check_model, differentiable, example_of, place
 from fgp.scoring.maps import heatmaps
 from fgp.scoring.variants import Variant
 

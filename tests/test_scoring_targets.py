@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fgp import FgpError
-from fgp.scoring.targets import Targets, check_labels, pick_logits
+from fgp.scoring.logits import check_labels, pick_logits
+from fgp.scoring.targets import Targets
 from fgp.scoring.variants import Variant
 
 

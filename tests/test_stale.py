@@ -41,48 +41,61 @@ CONFIG = {
     "figures": {"fig1": {"task": VGG}, "fig3a": {"task": VGG, "k": [0.4]}},
 }
 MACS = "macs-0.5000"
+OF_FGP = (MACS, "cumulative-0.40", "count-0.40")
 
 # What follows a stage, from behind.
-REPORT = {"html_report"}
-DRAWN = {"figure-3a"} | REPORT
-TABLES = {"table-1", "table-3"} | REPORT
+REPORT = {"report"}
+DRAWN = {"figure 3a"} | REPORT
+TABLES = {"table 1", "table 3"} | REPORT
 CELLS = {"collect"} | DRAWN | TABLES
 MAPS = {"heat_maps"} | REPORT
-CONFIGURED = {"resolved_config"} | CELLS
+CONFIGURED = {"configuration"} | CELLS
 
 
-def latency(task=VGG, seed=0):
-    return {f"latency {task} {seed}"} | CELLS
+def measured(task=VGG, seed=0):
+    return {f"measure {task} {seed}"} | CELLS
 
 
-def finetuned(*names, task=VGG, seed=0):
-    """The fine-tuning of some cells, named METHOD or METHOD-SELECTION, and what follows."""
-    full = [name if "-0." in name else f"{name}-{MACS}" for name in names]
-    copied = {f"finetune-{task}-scratch-e-{MACS} {task} {seed}" for name in full if name == f"fgp-{MACS}"}
-    maps = MAPS if task == VGG and "fgp-cumulative-0.40" in full else set()
-    return {f"finetune-{task}-{name} {task} {seed}" for name in full} | copied | maps | latency(task, seed)
+def finetuned(method, *selections, task=VGG, seed=0, rule="finetune"):
+    """The last training of a method's cells, and what follows."""
+    return {f"{rule} {task} {seed} {method} {selection}" for selection in selections or [MACS]} | measured(task, seed)
+
+
+def pruned(method, *selections, task=VGG, seed=0):
+    """The removal of channels for a method's cells, and what follows."""
+    selections = selections or (OF_FGP if method == "fgp" else (MACS,))
+    found = {f"prune {task} {seed} {method} {selection}" for selection in selections}
+    if task == VGG and method == "fgp":
+        found |= finetuned("scratch-e", rule="scratch") if MACS in selections else set()
+        found |= MAPS if "cumulative-0.40" in selections else set()
+    return found | finetuned(method, *selections, task=task, seed=seed)
 
 
 def scored(*methods, task=VGG, seed=0):
-    """The scoring of some methods and what follows."""
-    cells = [name for method in methods for name in ([method, "fgp-cumulative-0.40"] if method == "fgp" else [method])]
-    return {f"score-{task}-{method} {task} {seed}" for method in methods} | finetuned(*cells, task=task, seed=seed)
+    """The scoring of some methods, and what follows."""
+    return set().union(*({f"score {task} {seed} {method}"} | pruned(method, task=task, seed=seed) for method in methods))
 
 
-SPARSE = {f"sparse-slimming {VGG} 0"} | scored("slimming")
-GRADUAL = {f"gradual-aofp {VGG} 0 {MACS}"} | finetuned("aofp")
-ALL_TUNED = finetuned("fgp", "fgp-cumulative-0.40", "l1", "thinet", "slimming", "aofp") | finetuned("l1", task=RESNET)
-DENSE_VGG = {f"dense {VGG} 0"} | scored("fgp", "l1", "thinet") | GRADUAL | MAPS
-DENSE_RESNET = {f"dense {RESNET} 0"} | scored("l1", task=RESNET)
-TRAINED = DENSE_VGG | DENSE_RESNET | SPARSE | finetuned("scratch-e")
-EVERYTHING = TRAINED | {"data digits32", "data small"}
+SPARSE = {f"sparse_training {VGG} 0 slimming sparse"} | scored("slimming")
+GRADUAL = {f"gradual {VGG} 0 aofp {MACS}"} | finetuned("aofp")
+ALL_PRUNED = pruned("fgp") | pruned("l1") | pruned("thinet") | pruned("slimming") | pruned("l1", task=RESNET)
+ALL_TUNED = (
+    finetuned("fgp", *OF_FGP) | finetuned("l1") | finetuned("thinet") | finetuned("slimming") | finetuned("aofp")
+    | finetuned("l1", task=RESNET)
+)  # fmt: skip
+DENSE_VGG = {f"train {VGG} 0 dense unpruned"} | scored("fgp", "l1", "thinet") | GRADUAL | MAPS | measured()
+DENSE_RESNET = {f"train {RESNET} 0 dense unpruned"} | scored("l1", task=RESNET)
+TRAINED = DENSE_VGG | DENSE_RESNET | SPARSE | finetuned("scratch-e", rule="scratch")
+DATA_VGG = {"data digits32", f"budgets {VGG}"} | (TRAINED - DENSE_RESNET) | measured()
+DATA_RESNET = {"data small", f"budgets {RESNET}"} | DENSE_RESNET
+EVERYTHING = DATA_VGG | DATA_RESNET
 SCORED = scored("fgp", "l1", "thinet", "slimming") | scored("l1", task=RESNET)
-OF_SEED_1 = {re.sub(r" 0\b", " 1", job) for job in TRAINED - MAPS}
+OF_SEED_1 = {re.sub(r" 0\b(?!\.)", " 1", job) for job in TRAINED - MAPS} | REPORT
 OWN_CODE = {
     "baselines/l1.py": scored("l1") | scored("l1", task=RESNET) | TABLES,
-    "baselines/thinet.py": scored("thinet"),
-    "baselines/slimming.py": SPARSE,
-    "baselines/aofp.py": GRADUAL,
+    "baselines/thinet.py": scored("thinet") | TABLES,
+    "baselines/slimming.py": SPARSE | TABLES,
+    "baselines/aofp.py": GRADUAL | TABLES,
     "baselines/scratch_e.py": TABLES,
     "baselines/cap.py": set(),
 }
@@ -92,21 +105,25 @@ CODE = {
     "fgp/train/hooks.py": TRAINED,
     "fgp/train/gradual.py": GRADUAL,
     "fgp/evaluate.py": TRAINED,
-    "fgp/latency.py": latency(VGG) | latency(RESNET),
+    "fgp/latency.py": measured(VGG) | measured(RESNET),
     "fgp/cli/finetune.py": ALL_TUNED,
+    "fgp/cli/prune.py": ALL_PRUNED,
     "fgp/cli/score.py": SCORED,
-    "fgp/cli/measure.py": latency(VGG) | latency(RESNET),
+    "fgp/cli/budgets.py": set(),
+    "fgp/cli/measure.py": measured(VGG) | measured(RESNET),
     "fgp/cli/rerun.py": set(),
-    "fgp/scoring/engine.py": scored("fgp", "thinet") | SPARSE | MAPS,
+    "fgp/scoring/engine.py": scored("fgp") | MAPS,
+    "fgp/scoring/formulas.py": scored("fgp"),
+    "fgp/scoring/checks.py": scored("fgp", "thinet") | SPARSE | MAPS,
     "fgp/scoring/maps.py": MAPS | DRAWN,
     "fgp/scoring/contributions.py": scored("thinet") | TABLES,
-    "fgp/select.py": finetuned("fgp", "fgp-cumulative-0.40", "l1", "thinet", "slimming") | finetuned("l1", task=RESNET),
-    "fgp/surgery.py": scored("thinet") | ALL_TUNED | finetuned("scratch-e") | GRADUAL,
-    "fgp/data/digits.py": EVERYTHING - {"data small"} - DENSE_RESNET | latency() | TABLES,
-    "fgp/data/folders.py": {"data small"} | DENSE_RESNET,
+    "fgp/select.py": ALL_PRUNED,
+    "fgp/surgery.py": scored("thinet") | ALL_PRUNED | GRADUAL,
+    "fgp/data/digits.py": DATA_VGG,
+    "fgp/data/folders.py": DATA_RESNET,
     "fgp/data/camvid.py": set(),
     "fgp/data/preparing.py": EVERYTHING,
-    "fgp/models/vgg.py": TRAINED - DENSE_RESNET | latency(),
+    "fgp/models/vgg.py": (TRAINED - DENSE_RESNET) | measured(),
     "fgp/models/resnet.py": DENSE_RESNET,
     "fgp/models/segnet.py": set(),
     "workflow/fgp_workflow/tables.py": TABLES,
@@ -115,35 +132,34 @@ CODE = {
     "workflow/fgp_workflow/figures/fig3a.py": DRAWN | MAPS,
     "workflow/fgp_workflow/gpu_slot.py": set(),
     "workflow/report/fig1.rst": REPORT,
-    "results/paper/tables.yaml": DRAWN | TABLES,
+    "config/printed/tables.yaml": DRAWN | TABLES,
     "README.md": set(),
 } | OWN_CODE
+OF_K = {"cumulative-0.30", "count-0.30"}
 SETTINGS = {
     "recipes/short/lr": (0.01, ALL_TUNED | GRADUAL | CONFIGURED),
     "recipes/short/epochs": (3, ALL_TUNED | GRADUAL | CONFIGURED),
     "recipes/long/weight_decay": (0.1, TRAINED | CONFIGURED),
-    f"tasks/{VGG}/width": (0.125, TRAINED - DENSE_RESNET | latency() | CONFIGURED),
-    f"tasks/{VGG}/k/FGP+": (0.3, {f"finetune-{VGG}-fgp-cumulative-0.30 {VGG} 0"} | latency() | MAPS | CONFIGURED),
-    f"tasks/{RESNET}/budgets/FGP*": (0.3, {f"finetune-{RESNET}-l1-macs-0.3000 {RESNET} 0"} | latency(RESNET) | CONFIGURED),
+    f"tasks/{VGG}/width": (0.125, {f"budgets {VGG}"} | (TRAINED - DENSE_RESNET) | measured() | CONFIGURED),
+    f"tasks/{VGG}/k/FGP+": (0.3, pruned("fgp", *OF_K) | MAPS | CONFIGURED),
+    f"tasks/{RESNET}/budgets/FGP*": (
+        0.3, pruned("l1", "macs-0.3000", task=RESNET) | CONFIGURED,
+    ),
     f"tasks/{VGG}/options": ({"slimming": {"strength": 0.01}}, SPARSE | CONFIGURED),
     f"tasks/{VGG}/seeds": ([0], CONFIGURED),
     "seeds": ([0, 1], OF_SEED_1 | CONFIGURED),
     "methods": (["fgp", "l1", "thinet", "slimming", "aofp", "scratch-e", "fpgm"], scored("fpgm") | CONFIGURED),
     "methods/2": ("fpgm", scored("fpgm") | CONFIGURED),
-    f"tasks/{VGG}/without": (["thinet"], latency() | CONFIGURED),
+    f"tasks/{VGG}/without": (["thinet"], measured() | CONFIGURED),
     "scoring/images": (50, SCORED | CONFIGURED),
-    "latency/seconds": (0.5, latency(VGG) | latency(RESNET) | CONFIGURED),
-    "datasets/digits32/train_limit": (500, EVERYTHING - {"data small"} - DENSE_RESNET | latency() | CONFIGURED),
+    "latency/seconds": (0.5, measured(VGG) | measured(RESNET) | CONFIGURED),
+    "datasets/digits32/train_limit": (500, DATA_VGG | CONFIGURED),
     "figures/fig1/channels": (4, MAPS | CONFIGURED),
-    "figures/fig3a/k": ([0.8], {f"finetune-{VGG}-fgp-cumulative-0.80 {VGG} 0"} | latency() | CONFIGURED),
+    "figures/fig3a/k": ([0.8], pruned("fgp", "cumulative-0.80") | CONFIGURED),
     "threads": (2, set()),
     "gpu_slots": (2, set()),
     f"tasks/{VGG}/gpu_mem_mb": (9000, set()),
-    "cells_per_job": (
-        2,
-        {f"score-{VGG}-fgp {VGG} 0"} | finetuned("fgp-cumulative-0.40", "l1", "scratch-e") | CONFIGURED,
-    ),
-}
+}  # fmt: skip
 
 
 def plan(folder, out, words):
@@ -167,34 +183,41 @@ class Project:
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["snakemake.cli", "pydantic"])
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        for name in ("fgp", "baselines", "workflow", "results/paper"):
+        for name in ("fgp", "baselines", "workflow"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         for name in ("Snakefile", "environment.yml", "README.md"):
             shutil.copy(ROOT / name, folder)
-        (folder / "config").mkdir()
+        shutil.copytree(ROOT / "config/printed", folder / "config/printed")
         self.configure(CONFIG)
         for row in self._summary():
             path = folder / row[0]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{path}\n")
+            path.write_text('{"provenance": {"key": ""}}')
+        self.touch()
+
+    def touch(self):
+        """Let Snakemake take everything for finished, as the configuration, the code and the data are now."""
         self._snakemake("all", "--touch", "--forceall")
 
     def configure(self, config):
         (self.folder / "config/tiny.yaml").write_text(yaml.safe_dump(config))
 
     def jobs(self):
-        """Return the jobs that Snakemake would run: rule, task and seed, selection of a gradual method, data set."""
+        """Return the jobs that Snakemake would run."""
         return {self._name(row[0], row[2]) for row in self._summary() if row[5] == "update pending"}
 
     @staticmethod
     def _name(output, rule):
+        """The rule and what its output is of: data set, task, seed, method and selection, or the number of a table or figure."""
         _, _, *parts = output.split("/")
+        words = [Path(part).stem if "." in part and not part.startswith(("macs", "c")) else part for part in parts]
+        if rule in ("table", "figure"):
+            return f"{rule} {words[-1].removeprefix('table').removeprefix('fig')}"
         if rule == "data":
-            return f"data {Path(parts[-1]).stem}"
-        if len(parts) < 2 or not parts[1].startswith("seed"):
+            return f"data {words[-1]}"
+        if len(parts) < 2 or ("/seed" not in output and rule != "budgets"):
             return rule
-        own = [parts[3]] if rule.startswith("gradual") else []
-        return " ".join([rule, parts[0], parts[1].removeprefix("seed"), *own])
+        return " ".join([rule, parts[0], *(part.removeprefix("seed") for part in parts[1:-1])])
 
     def _summary(self):
         lines = self._snakemake("all", "--summary").splitlines()
@@ -239,16 +262,39 @@ def changed(config, key, value):
 @pytest.mark.parametrize("file", CODE)
 def test_an_edit_of_the_code_reruns_what_runs_it_and_what_follows(project, file):
     path = project.folder / file
-    with edited(path, path.read_text() + "\n\n# edited\n"):
+    with edited(path, path.read_text() + "\n\nEDITED = 1\n"):
         assert project.jobs() == CODE[file]
 
 
-def test_an_edit_of_a_docstring_counts(project):
-    path = project.folder / "fgp/select.py"
-    text = path.read_text().replace('"""', '"""Edited. ', 1)
+@pytest.mark.parametrize("file", ["fgp/errors.py", "fgp/select.py", "fgp/train/loop.py", "baselines/l1.py"])
+def test_a_comma_in_a_docstring_a_comment_and_a_line_break_rerun_nothing(project, file):
+    path = project.folder / file
+    text = path.read_text().replace('"""', '"""Edited, ', 1).replace("    return ", "    return (\n        ", 1)
+    text = text.replace("return (\n        ", "return ", 1) + "\n\n\n# edited\n"
     assert text != path.read_text()
     with edited(path, text):
-        assert project.jobs() == CODE["fgp/select.py"]
+        assert project.jobs() == set()
+
+
+def test_other_files_in_the_data_root_prepare_the_data_again(project, tmp_path, monkeypatch):
+    image = tmp_path / "small/train/cat/1.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"an image")
+    monkeypatch.setenv("FGP_DATA", str(tmp_path))
+    assert project.jobs() == DATA_RESNET
+    project.touch()
+    try:
+        assert project.jobs() == set()
+        os.utime(image, (1, 1))
+        assert project.jobs() == DATA_RESNET
+        os.utime(image, (2, 2))
+        project.touch()
+        assert project.jobs() == set()
+        (image.parent / "2.png").write_bytes(b"another")
+        assert project.jobs() == DATA_RESNET
+    finally:
+        monkeypatch.delenv("FGP_DATA")
+        project.touch()
 
 
 @pytest.mark.parametrize("key", SETTINGS)

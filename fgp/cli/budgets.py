@@ -1,7 +1,8 @@
-"""Check that a network can be pruned to numbers of MACs, before anything is trained
+"""Tell how few MACs a network can be pruned to, before anything is trained
 
-What it takes depends on the architecture and the image size alone: a layer keeps one channel at least, and layers that reach a
-residual sum stay whole unless --tied is given.
+That depends on the architecture and the image size alone: a layer keeps one channel at least, or the multiple that its number is to
+be of, and layers that reach a residual sum stay whole unless --tied is given. What is asked for (--selections) and out of reach is
+refused.
 """
 
 import argparse
@@ -11,19 +12,21 @@ from fgp import selections
 from fgp.errors import FgpError
 from fgp.models.names import NAMES
 
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this subcommand."""
     parser.add_argument("--network", choices=NAMES, required=True, help="a dense network")
     parser.add_argument("--width", type=float, default=1.0, help="factor on every channel count (default: 1)")
     parser.add_argument("--data", metavar="FILE", required=True, help="prepared data, for image size and number of classes")
-    parser.add_argument("--tied", action="store_true", help="prune layers that reach a residual sum too, together")
-    parser.add_argument("--selections", nargs="+", default=[], metavar="macs-BUDGET", help="to be reached, e.g. macs-0.2655")
+    parser.add_argument("--selections", nargs="+", default=[], metavar="macs-BUDGET", help="to be reached, e.g. macs-0.2655-x8")
+    parser.add_argument("--tied", action="store_true", help="for --selections: layers that reach a residual sum are pruned too")
     parser.add_argument("--out", metavar="FILE", help="file to write what is printed (JSON)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print, and write with --out, the MACs of the dense network and the fewest that each selection can reach.
+    """Print, and write with --out, the MACs of the dense network and the fewest that pruning leaves, tied or not, by multiple.
 
     Raises:
         FgpError: a selection is out of reach; the message names it, the range and what would help.
@@ -33,30 +36,22 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(f"--selections {other[0]}: names no number of MACs; give macs-BUDGET")
     import torch
 
-    from fgp import data, files, models, provenance
-    from fgp.select import least_macs, reachable
+    from fgp import coupling, data, files, models, provenance
+    from fgp.select import least_macs
     from fgp.surgery import Structure
 
     header = data.read_header(args.data)
     with torch.device("meta"):
         model = models.build(args.network, header.outputs, args.width)
-    structure = Structure(model, torch.empty(1, *header.shape, device="meta"), args.tied)
-    dense = structure.macs()
-    least = {selection.name: least_macs(structure, selection.multiple) for selection in wanted}
+    example = torch.empty(1, *header.shape, device="meta")
+    traced = coupling.trace(model, example)
+    ways = {way: Structure(model, example, way == "tied", traced) for way in ("inside", "tied")}
+    multiples = sorted({*MULTIPLES, *(selection.multiple for selection in wanted)})
+    least = {way: {str(number): least_macs(found, number) for number in multiples} for way, found in ways.items()}
+    record = {"dense_macs": ways["inside"].macs(), "least_macs": least}
     for selection in wanted:
-        if not reachable(structure, selection.value, selection.multiple):
-            raise FgpError(
-                f"{selection.name}: {args.network} at width {args.width:g} cannot be pruned to so few MACs; between "
-                f"{least[selection.name] / dense:.4f} and 1 of its {dense:,} MACs can be reached{_hint(args.tied, structure)}"
-            )
-    found = {"dense_macs": dense, "least_macs": least}
-    print(json.dumps(found, indent=1))
+        if problem := selections.out_of_reach(selection, record, args.tied):
+            raise FgpError(f"{args.network} at width {args.width:g}: {problem}")
+    print(json.dumps(record, indent=1))
     if args.out:
-        files.write_json(args.out, found | {"provenance": provenance.collect(inputs=[args.data])})
-
-
-def _hint(tied: bool, structure) -> str:
-    """Return what would lower the fewest MACs: residual layers, where they stay whole."""
-    if tied or not any(group.residual for group in structure.groups):
-        return "; ask for more"
-    return "; ask for more, or prune its residual layers too: --tied, in the configuration `tied: true` in the task"
+        files.write_json(args.out, record | {"provenance": provenance.collect(inputs=[args.data])})

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         with checkpoint.results():
             written, extra = model, {}
             if args.plan:
-                written = _pruned(args, hook, model, dataset, history.seconds)
+                written = _pruned(args, hook, model, history.seconds)
             elif hasattr(hook, "scores"):
                 extra = {"scores": _scores(args.method, hook), "scored_by": args.method, "score_seconds": history.seconds}
             training.write(args, written, recipe, dataset, history, device, tags, inputs, extra, after=after, **entries)
@@ -110,10 +110,9 @@ def _hook(args: argparse.Namespace, method: ModuleType, task: str):
         raise FgpError(f"--option: {args.method}: {error}") from None
 
 
-def _pruned(args: argparse.Namespace, hook, model, dataset, seconds: float):
-    """Write the plan and return the network without the channels that were masked."""
-    from fgp import cost, provenance
-    from fgp.cli.structure import structure_of
+def _pruned(args: argparse.Namespace, hook, model, seconds: float):
+    """Write the plan and return the network without the channels that were masked, on the CPU."""
+    from fgp import provenance
     from fgp.plans import facts, save_plan
 
     structure, plan = hook.structure, hook.structure.applied(hook.plan)
@@ -124,7 +123,7 @@ def _pruned(args: argparse.Namespace, hook, model, dataset, seconds: float):
         spec=model.fgp_spec.to_dict(),
         provenance=provenance.collect(inputs=[args.data, args.weights], seed=args.seed, seconds=seconds),
     )
-    return structure_of(model.cpu(), cost.example(tuple(dataset.train.images.shape[1:])), args.tied).prune(plan)
+    return structure.prune(plan).cpu()
 
 
 def _scores(method: str, hook) -> dict[str, list[float]]:

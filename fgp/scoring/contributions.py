@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fgp.errors import FgpError
-from fgp.scoring.engine import check_model, example_of, place
+from fgp.scoring.checks import check_model, example_of, place
 from fgp.surgery import Structure
 
 

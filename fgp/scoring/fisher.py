@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fgp.errors import FgpError
 from fgp.groups import Group
 from fgp.masking import Masks
-from fgp.scoring.engine import check_model, differentiable, place
+from fgp.scoring.checks import check_model, differentiable, place
 from fgp.scoring.losses import gradients, sample_losses
 from fgp.surgery import Structure
 from fgp.train.gradual import Gradual

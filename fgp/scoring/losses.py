@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgp.errors import FgpError
-from fgp.scoring.targets import check_labels, pick_logits
+from fgp.scoring.logits import check_labels, pick_logits
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:

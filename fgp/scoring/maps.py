@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fgp.errors import FgpError
 from fgp.layers import convolutions
 from fgp.scoring.capture import Capture
-from fgp.scoring.engine import check_model, differentiable, place
-from fgp.scoring.targets import check_labels, pick_logits
+from fgp.scoring.checks import check_model, differentiable, place
+from fgp.scoring.logits import check_labels, pick_logits
 
 
 def heatmaps(

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fgp.errors import FgpError
 from fgp.layers import convolutions, norms_after
 from fgp.models.layers import batch_of_one_refused
-from fgp.scoring.engine import check_model, differentiable, place
+from fgp.scoring.checks import check_model, differentiable, place
+from fgp.scoring.logits import pick_logits
 from fgp.scoring.losses import gradients
-from fgp.scoring.targets import pick_logits
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(what the network returns, labels) -> scalar."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fgp.errors import FgpError
 from fgp.layers import convolutions
 from fgp.scoring.capture import Capture, Reader
-from fgp.scoring.engine import check_model, place
+from fgp.scoring.checks import check_model, place
 
 
 def feature_maps(

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fgp.errors import FgpError
-from fgp.scoring.engine import check_model, differentiable, place
-from fgp.scoring.targets import check_labels, pick_logits
+from fgp.scoring.checks import check_model, differentiable, place
+from fgp.scoring.logits import check_labels, pick_logits
 
 ALPHA = 2
 BETA = ALPHA - 1

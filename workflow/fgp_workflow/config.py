@@ -168,9 +168,7 @@ class Config(_Section):
     gpu_slots: int = Field(1, ge=1, description="jobs that may share a GPU; docs/gpus.md")
     threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job; a change repeats nothing")
     accept_code: bool = Field(
-        False,
-        description="take results that other code made than the present, if with the same settings; every table says so. Give it "
-        "with --rerun-triggers mtime, or Snakemake makes them again",
+        False, description="keep results that other code made than the present, if with the same settings; every table says so"
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="one run of everything each")
     datasets: dict[Name, Dataset] = Field(description="data sets by name")

@@ -5,15 +5,19 @@ half of the keys of the stages whose results it reads. Paths, threads and GPU sl
 parameter, so that Snakemake runs a stage again when it changes, and in $FGP_KEY to the stage, which writes it into its result.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
-from fgp import codehash
+from fgp import codehash, provenance
 from fgp.data.listing import listing
 from fgp.data.preparing import SOURCES
+from fgp.errors import FgpError
 from fgp.models.names import NETWORKS
 from fgp_workflow.experiment import DENSE, Experiment, facts, kind, module
 from fgp_workflow.settings import Settings
@@ -32,6 +36,7 @@ class Stage:
         modules: the modules that it runs; what they import counts too.
         inputs: the stages whose results it reads.
         but: modules that do not count: alternatives that this stage leaves alone.
+        recorded: {hash of settings: key} of results that stay though other code made them.
     """
 
     name: str
@@ -39,13 +44,17 @@ class Stage:
     modules: tuple[str, ...]
     inputs: tuple["Stage", ...] = ()
     but: frozenset[str] = frozenset()
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """The two halves, joined by a hyphen."""
         earlier = [halves(stage.key) for stage in self.inputs]
         settings = _hash(self.name, self.settings, *(settings for settings, _ in earlier))
-        return f"{settings}-{_hash(codehash.of(*self.modules, but=self.but), *(code for _, code in earlier))}"
+        if settings in self.recorded:
+            return self.recorded[settings]
+        code = [codehash.of(*self.modules, but=self.but)] if self.modules else []
+        return f"{settings}-{_hash(*code, *(code for _, code in earlier))}"
 
     def way(self) -> list["Stage"]:
         """Return the stages that lead to its result, each once, the first first and itself last."""
@@ -54,10 +63,17 @@ class Stage:
 
 
 class Keys:
-    """The stages of one experiment; `str` and `int` seeds are the same."""
+    """The stages of one experiment; `str` and `int` seeds are the same.
 
-    def __init__(self, experiment: Experiment) -> None:
+    Args:
+        experiment: what is asked for.
+        recorded: what `recorded` returns, where results of other code are to stay (`accept_code`): their stages have the keys that
+            stand in the results, so that nothing is run again for the code's sake, and what follows from them tells of it.
+    """
+
+    def __init__(self, experiment: Experiment, recorded: Mapping[str, str] | None = None) -> None:
         self.experiment, self.settings = experiment, Settings(experiment)
+        self._recorded = recorded or {}
         self._made: dict[tuple, Stage] = {}
 
     def data(self, dataset: str) -> Stage:
@@ -69,10 +85,8 @@ class Keys:
         return self._stage("data", settings, ("fgp.cli.data", reader), (), _READERS)
 
     def budgets(self, task: str) -> Stage:
-        """The check that a task's budgets can be reached."""
-        return self._stage(
-            "budgets", self.settings.budgets(task), ("fgp.cli.budgets", self._network(task)), (self._data(task),), _READERS
-        )
+        """What a task's network can be pruned to; its code does not count, or an edit of the surgery would train anew what waits."""
+        return self._stage("budgets", self.settings.budgets(task), (), (self._data(task),))
 
     def train(self, task: str, seed: int | str, method: str = DENSE[0]) -> Stage:
         """The training of the dense network, or of an architecture in its place."""
@@ -144,7 +158,9 @@ class Keys:
 
     def _stage(self, *entries: object) -> Stage:
         """Return one object for equal stages, whose key is then computed once."""
-        return self._made.setdefault(entries, Stage(*entries))
+        if entries not in self._made:
+            self._made[entries] = Stage(*entries, recorded=self._recorded)
+        return self._made[entries]
 
     def _run(self, settings: str, seed: int | str) -> str:
         return f"{settings} --seed {seed} --device {self.experiment.config.device}"
@@ -158,6 +174,19 @@ class Keys:
     def _own(self, rule: str, method: str) -> tuple[str, ...]:
         """The method's file, where a rule of its own stands in for this one."""
         return (_module(method),) if method != DENSE[0] and facts(method).own_rule == rule else ()
+
+
+def recorded(root: str) -> dict[str, str]:
+    """Return {hash of settings: key} of the results below `results/<run>`; what cannot be read is left out."""
+    found = {}
+    for pattern in ("data/*.safetensors", "*/budgets.json", "*/*/latency.json", "*/*/*/*.safetensors", "*/*/*/*/*.*"):
+        for path in Path(root).glob(pattern):
+            if path.suffix in (".json", ".safetensors") and path.name != "plan.json":
+                with contextlib.suppress(FgpError):
+                    key = provenance.read(path).get("key")
+                    if isinstance(key, str):
+                        found[halves(key)[0]] = key
+    return found
 
 
 def halves(key: str) -> tuple[str, str]:

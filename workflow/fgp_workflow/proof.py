@@ -107,5 +107,5 @@ def _flags(command: str) -> list[str]:
 def _refusal(path: str | os.PathLike, reason: str, code_alone: bool = False) -> FgpError:
     advice = "run snakemake again, which makes what is missing or stale"
     if code_alone:
-        advice += "; or keep it, said in every table: --rerun-triggers mtime --config accept_code=true"
+        advice += "; or keep it, which every table then says: --config accept_code=true"
     return FgpError(f"{path}: no result of this configuration as it is now: {reason}; {advice}")

@@ -23,11 +23,14 @@ class Settings:
         return _join(words)
 
     def budgets(self, task: str) -> str:
-        """Settings of `fgp budgets`: the network, and the numbers of MACs that its cells are to have."""
+        """Settings of `fgp budgets`: the network."""
+        return _join(self._network(task))
+
+    def asked(self, task: str) -> str:
+        """The numbers of MACs that a task asks for, for `fgp budgets` to check."""
         cells = self.experiment.cells_of(task)
         wanted = dict.fromkeys(cell.selection for cell in cells if cell.selection.startswith("macs-"))
-        asked = ["--selections", *wanted] if wanted else []
-        return _join([*self._network(task), *self._tied(task), *asked])
+        return _join([*self._tied(task), "--selections", *wanted]) if wanted else ""
 
     def train(self, task: str, method: str) -> str:
         """Settings of `fgp train` for the dense network, or for the architecture that a method trains in place of it."""

@@ -6,23 +6,26 @@ from pathlib import Path
 
 import yaml
 from fgp.errors import FgpError
+from fgp_workflow import budgets
 from fgp_workflow.config import load
 from fgp_workflow.experiment import Experiment, facts, kind
-from fgp_workflow.keys import Keys
+from fgp_workflow.keys import Keys, recorded
 from fgp_workflow.layout import Layout
 from fgp_workflow.settings import Settings
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+NAME = ", ".join(map(str, workflow.configfiles))
 try:
-    CONFIG = load(config, ", ".join(map(str, workflow.configfiles)))
+    CONFIG = load(config, NAME)
+    EXPERIMENT = Experiment(CONFIG)
+    SETTINGS = Settings(EXPERIMENT)  # what the configuration sets for a stage, as words of its command line
+    PATHS = Layout(f"results/{CONFIG.run}")  # every path below results/, with wildcards
+    # What a stage's result depends on; a changed key makes Snakemake run it again.
+    KEYS = Keys(EXPERIMENT, recorded(PATHS.root) if CONFIG.accept_code else None)
+    budgets.check(KEYS, PATHS, NAME)
 except FgpError as error:
     raise WorkflowError(str(error)) from None
-
-EXPERIMENT = Experiment(CONFIG)
-SETTINGS = Settings(EXPERIMENT)  # what the configuration sets for a stage, as words of its command line
-KEYS = Keys(EXPERIMENT)  # what a stage's result depends on; a changed key makes Snakemake run it again
-PATHS = Layout(f"results/{CONFIG.run}")  # every path below results/, with wildcards
 
 GPU = 0 if CONFIG.device == "cpu" else 1
 TABLES = expand(PATHS.run("tables", "table{table}.{format}"), table=EXPERIMENT.tables, format=["csv", "md", "tex", "html"])

@@ -20,7 +20,8 @@ rule data:
         "FGP_KEY={params.key} python -m fgp data {params.settings} {params.download} --out {output} > {log} 2>&1"
 
 
-# Whether the task's network can be pruned to the MACs that are asked for; nothing is trained before that is known.
+# How few MACs a task's network can be pruned to, and whether the budgets asked for are within; nothing is trained before that is
+# known. What is asked for is a resource, because a change of resources repeats nothing: the network would be trained again.
 rule budgets:
     input:
         data=data_of,
@@ -30,10 +31,13 @@ rule budgets:
         PATHS.run("logs", "budgets", "{task}.log"),
     conda:
         "../../environment.yml"
+    resources:
+        asked=lambda wildcards: SETTINGS.asked(wildcards.task),
     params:
         settings=lambda wildcards: SETTINGS.budgets(wildcards.task),
         key=lambda wildcards: KEYS.budgets(wildcards.task).key,
     message:
-        "check budgets of {wildcards.task}"
+        "check the budgets of {wildcards.task}"
     shell:
-        "FGP_KEY={params.key} python -m fgp budgets --data {input.data} {params.settings} --out {output} > {log} 2>&1"
+        "FGP_KEY={params.key} python -m fgp budgets --data {input.data} {params.settings} {resources.asked} --out {output}"
+        " > {log} 2>&1"

@@ -4,7 +4,7 @@
 rule sparse_training:
     input:
         data=data_of,
-        budgets=ancient(PATHS.budgets),
+        budgets=PATHS.budgets,
         start=start_of,
     output:
         weights=PATHS.method("sparse", "model.safetensors"),
@@ -40,7 +40,7 @@ rule sparse_training:
 rule gradual:
     input:
         data=data_of,
-        budgets=ancient(PATHS.budgets),
+        budgets=PATHS.budgets,
         start=start_of,
     output:
         plan=PATHS.cell("plan.json"),

@@ -4,7 +4,7 @@
 rule train:
     input:
         data=data_of,
-        budgets=ancient(PATHS.budgets),
+        budgets=PATHS.budgets,
     output:
         weights=PATHS.method("unpruned", "model.safetensors"),
         curve=PATHS.method("unpruned", "curve.csv"),
