@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
 
+from fgp import tensorfiles
 from fgp.errors import FgpError
-from fgp.files import atomic, parse_json
+from fgp.files import Kind
 from fgp.models import Spec, build
 from fgp.plans import Indices
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
+_KIND = Kind("a weights file", "the stage that writes it, or fgp.save")
 
 
 class _Metadata(BaseModel):
@@ -31,7 +30,7 @@ class _Metadata(BaseModel):
 
 
 def save(model: nn.Module, path: str | os.PathLike, *, plan: dict | None = None, **extra: object) -> None:
-    """Write the weights of `model` and, as metadata `fgp`, the JSON of format, spec, plan, grouped convolutions and `extra`.
+    """Write the weights of `model` and, as metadata, format, spec, plan, grouped convolutions and `extra`.
 
     Args:
         model: any network; one from `fgp.models.build` carries its spec and can be loaded by name.
@@ -43,7 +42,6 @@ def save(model: nn.Module, path: str | os.PathLike, *, plan: dict | None = None,
         FgpError: an `extra` entry has a reserved name.
     """
     import torch
-    from safetensors.torch import save_file
 
     spec = getattr(model, "fgp_spec", None)
     convolutions = (torch.nn.modules.conv._ConvNd,)
@@ -53,15 +51,9 @@ def save(model: nn.Module, path: str | os.PathLike, *, plan: dict | None = None,
         "plan": getattr(model, "fgp_plan", None) if plan is None else plan,
         "groups": {name: m.groups for name, m in model.named_modules() if isinstance(m, convolutions) and m.groups != 1},
     }
-    if reserved := own.keys() & extra.keys():
+    if reserved := (own.keys() | tensorfiles.RESERVED) & extra.keys():
         raise FgpError(f"metadata {', '.join(sorted(reserved))}: reserved for the weights file itself; choose another name")
-    metadata = {"fgp": json.dumps({**own, **extra}, allow_nan=False)}
-    # Cloning parts tensors that share memory, which safetensors refuses.
-    tensors = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
-    }
-    with atomic(path) as aside:
-        save_file(tensors, aside, metadata)
+    tensorfiles.write(path, model.state_dict(), {**own, **extra})
 
 
 def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
@@ -76,14 +68,14 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
         The network, with `fgp_spec` (None for an unknown network) and `fgp_plan` (None if dense) attached.
 
     Raises:
-        FgpError: not a weights file, damaged, or of another network.
+        FgpError: not a weights file, damaged or changed since it was written, or of another network.
     """
     import torch
-    from safetensors.torch import load_file
 
     from fgp.models.reshape import reshape
 
-    metadata = read_metadata(path)
+    mapped, metadata = tensorfiles.read(path, _KIND)
+    _check_metadata(path, metadata)
     try:
         spec = None if metadata["spec"] is None else Spec.from_dict(metadata["spec"])
         if into is not None:
@@ -94,7 +86,7 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
         else:
             raise FgpError("holds a network that fgp.models.build does not know; give an unpruned instance of it as `into`")
         # Cloning detaches the tensors from the file's memory map.
-        tensors = {key: value.clone() for key, value in load_file(path).items()}
+        tensors = {key: value.clone() for key, value in mapped.items()}
         reshape(model, tensors, metadata["groups"])
         _check_types(model, tensors)
     except FgpError as error:
@@ -105,26 +97,19 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
 
 
 def read_metadata(path: str | os.PathLike) -> dict:
-    """Return the metadata of a weights file (format, spec, plan, groups and whatever `save` was given); loads no torch.
+    """Return the metadata of a weights file (format, spec, plan, groups, digest and whatever `save` was given); loads no torch.
 
     Raises:
-        FgpError: the file is missing, not safetensors, truncated, or not a weights file of this suite.
+        FgpError: the file is missing, unreadable, changed since it was written, or not a weights file of this suite.
     """
-    if not Path(path).is_file():
-        raise FgpError(f"{path}: no such file; run the stage that writes it")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("fgp")
-    except (SafetensorError, OSError) as error:
-        raise FgpError(f"{path}: not a safetensors file, or truncated ({error}); write it again") from None
-    try:
-        metadata = parse_json(text or "{}")
-    except ValueError as error:
-        raise FgpError(
-            f"{path}: not a weights file of fgp: metadata `fgp` are not JSON ({error}); write it with fgp.save"
-        ) from None
+    metadata = tensorfiles.metadata(path, _KIND)
+    _check_metadata(path, metadata)
+    return metadata
+
+
+def _check_metadata(path: str | os.PathLike, metadata: dict) -> None:
     if not {"format", "spec", "plan", "groups"} <= metadata.keys():
-        raise FgpError(f"{path}: safetensors, but not a weights file of fgp (no `fgp` metadata of one); write it with fgp.save")
+        raise FgpError(f"{path}: another file of fgp, not {_KIND.name}; make one with {_KIND.maker}")
     if metadata["format"] != FORMAT:
         raise FgpError(f"{path}: weights file of format {metadata['format']}, this version reads format {FORMAT}; update fgp")
     try:
@@ -132,8 +117,9 @@ def read_metadata(path: str | os.PathLike) -> dict:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise FgpError(f"{path}: metadata {key}: {first['msg']}; write it again with fgp.save") from None
-    return metadata
+        raise FgpError(
+            f"{path}: metadata {key}: {first['msg']}: not a weights file of this version; make one with {_KIND.maker}"
+        ) from None
 
 
 def _check_types(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -144,4 +130,4 @@ def _check_types(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for key, own in model.state_dict().items():
         legal = floats if own.is_floating_point() and len(floats) == 1 else {own.dtype}
         if key in tensors and tensors[key].dtype not in legal:
-            raise FgpError(f"tensor {key} holds {tensors[key].dtype} where the network has {own.dtype}; write it again")
+            raise FgpError(f"tensor {key} holds {tensors[key].dtype} where the network has {own.dtype}; another network's file")

@@ -6,11 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgp.errors import FgpError
-from fgp.files import read_json, write_json
+from fgp.files import Kind, read_sealed, write_sealed
 
 _Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+_KIND = Kind("a metrics file", "the stage that writes it")
 
 
 class _Provenance(BaseModel):
@@ -66,21 +67,22 @@ class Metrics(BaseModel):
 
 
 def write_metrics(path: str | os.PathLike, **values: object) -> None:
-    """Check the keys and values of `Metrics` and write them to `path`, atomically.
+    """Check the keys and values of `Metrics` and write them, sealed, to `path`, atomically.
 
     Raises:
         FgpError: a key is missing or a value illegal; the message names file and key. Nothing is written.
     """
-    write_json(path, _checked(path, values))
+    write_sealed(path, _checked(path, values))
 
 
 def read_metrics(path: str | os.PathLike) -> dict:
     """Read and check a metrics file.
 
     Raises:
-        FgpError: the file cannot be read, or a key is missing or illegal; the message names file and key.
+        FgpError: the file cannot be read or was changed since it was written, or a key is missing or illegal; the message names
+            file and key.
     """
-    return _checked(path, read_json(path))
+    return _checked(path, read_sealed(path, _KIND))
 
 
 def _checked(path: str | os.PathLike, values: dict) -> dict:
@@ -91,4 +93,4 @@ def _checked(path: str | os.PathLike, values: dict) -> dict:
         key = ".".join(map(str, first["loc"]))
         where = f"{key}: " if key else ""
         message = "missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-        raise FgpError(f"{path}: {where}{message}; run the stage that writes it again") from None
+        raise FgpError(f"{path}: {where}{message}: not metrics of this version; make them with {_KIND.maker}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fgp.errors import FgpError
-from fgp.files import read_json, write_json
+from fgp.files import Kind, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from fgp.surgery import Structure
@@ -21,6 +21,7 @@ def _increasing(indices: list[int]) -> list[int]:
 
 Indices = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=1), AfterValidator(_increasing)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+_KIND = Kind("a plan file", "`fgp plan`")
 
 
 class PlanFile(BaseModel):
@@ -67,21 +68,22 @@ def facts(structure: "Structure", plan: dict[str, list[int]], tied: bool) -> dic
 
 
 def save_plan(path: str | os.PathLike, **values: object) -> None:
-    """Check the keys and values of `PlanFile` and write them to `path`, atomically.
+    """Check the keys and values of `PlanFile` and write them, sealed, to `path`, atomically.
 
     Raises:
         FgpError: a key is missing, unknown or illegal; the message names file and key. Nothing is written.
     """
-    write_json(path, _checked(path, values).model_dump())
+    write_sealed(path, _checked(path, values).model_dump())
 
 
 def load_plan(path: str | os.PathLike) -> PlanFile:
     """Read and check a plan file.
 
     Raises:
-        FgpError: the file cannot be read, or a key is missing, unknown or illegal; the message names file and key.
+        FgpError: the file cannot be read or was changed since it was written, or a key is missing, unknown or illegal; the
+            message names file and key.
     """
-    return _checked(path, read_json(path))
+    return _checked(path, read_sealed(path, _KIND))
 
 
 def _checked(path: str | os.PathLike, values: dict) -> PlanFile:
@@ -90,4 +92,4 @@ def _checked(path: str | os.PathLike, values: dict) -> PlanFile:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise FgpError(f"{path}: key {key}: {first['msg']}; write it again with `fgp plan`") from None
+        raise FgpError(f"{path}: key {key}: {first['msg']}: not a plan of this version; make one with {_KIND.maker}") from None

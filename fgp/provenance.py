@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 
-from fgp.files import parse_json, read_json
+from fgp import files
 
 COMMAND: ContextVar[list[str]] = ContextVar("COMMAND")
 """Words of the running subcommand; a process that runs several has one at a time."""
@@ -41,21 +41,20 @@ def collect(device: str = "cpu", inputs: Iterable[str | os.PathLike | None] = ()
 
 
 def read(path: str | os.PathLike) -> dict:
-    """Return the provenance in a file that a stage wrote (prepared data, weights, scores, JSON), {} if there is none.
+    """Return the provenance in a file of fgp of any kind (prepared data, weights, scores, JSON), {} if there is none.
 
     Raises:
-        FgpError: a JSON file cannot be read.
+        FgpError: the file cannot be read, is none of fgp, or was changed since it was written.
     """
-    if Path(path).suffix == ".json":
-        found = read_json(path)
+    files.require_file(path, f"make it with {files.ANY.maker}")
+    with open(path, "rb") as file:
+        is_json = file.read(1) == b"{"
+    if is_json:
+        found = files.read_sealed(path)
     else:
-        from safetensors import SafetensorError, safe_open
+        from fgp import tensorfiles
 
-        try:
-            with safe_open(path, framework="numpy") as file:
-                found = parse_json((file.metadata() or {}).get("fgp", "{}"))
-        except (SafetensorError, OSError, ValueError):
-            found = {}
+        found = tensorfiles.metadata(path)
     recorded = found.get("provenance")
     return recorded if isinstance(recorded, dict) else {}
 

@@ -1,16 +1,15 @@
 import copy
-import json
+import errno
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 import fgp
-from fgp import cost
+from fgp import cost, tensorfiles
 from fgp.checkpoint import read_metadata
 from fgp.errors import FgpError
 from fgp.models import NAMES, build
@@ -225,8 +224,8 @@ def test_loaded_network_trains_without_touching_the_file(tmp_path):
 
 def rewrite(path, tensors=None, **changes):
     """Change tensors and metadata of a weights file."""
-    metadata = read_metadata(path) | changes
-    save_file(load_file(path) | (tensors or {}), path, {"fgp": json.dumps(metadata)})
+    own, metadata = tensorfiles.read(path)
+    tensorfiles.write(path, own | (tensors or {}), metadata | changes)
 
 
 @pytest.fixture
@@ -244,32 +243,33 @@ def refused(path, match, **options):
 
 def test_missing_file_and_folder(tmp_path):
     refused(tmp_path / "none.safetensors", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "not a file")
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
 def test_truncated(weights, length):
     content = weights.read_bytes()
     weights.write_bytes(content[:length])
-    refused(weights, "truncated")
+    refused(weights, "not a weights file of fgp, or incomplete")
 
 
 def test_not_safetensors(weights):
     torch.save(tiny().state_dict(), weights)
-    refused(weights, "not a safetensors file")
+    refused(weights, "not a weights file of fgp, or incomplete: no whole safetensors file")
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, {"other": "x"}, {"fgp": "[]"}, {"fgp": "{}"}, {"fgp": '{"method": "l1", "seconds": 1}'}]
+    "metadata", [None, {"other": "x"}, {"fgp": "{"}, {"fgp": "[]"}, {"fgp": "{}"}, {"fgp": '{"method": "l1", "seconds": 1}'}]
 )
 def test_foreign_safetensors(weights, metadata):
     save_file({"a": torch.zeros(3)}, weights, metadata)
     refused(weights, "not a weights file of fgp")
 
 
-def test_damaged_metadata(weights):
-    save_file({"a": torch.zeros(3)}, weights, {"fgp": "{"})
-    refused(weights, "not JSON")
+@pytest.mark.parametrize(("key", "value"), [("groups", 0), ("plan", [1, 0])])
+def test_illegal_metadata(weights, key, value):
+    rewrite(weights, **{key: {"features.0": value}})
+    refused(weights, f"metadata {key}.features.0: .*not a weights file of this version")
 
 
 def test_newer_format(weights):
@@ -317,8 +317,9 @@ def test_layers_that_cannot_shrink(tmp_path):
 
 
 def test_reserved_and_unwritable_extras(tmp_path):
-    with pytest.raises(FgpError, match="spec: reserved"):
-        fgp.save(tiny(), tmp_path / "a.safetensors", spec={})
+    for name in ("spec", "digest", "seal"):
+        with pytest.raises(FgpError, match=f"{name}: reserved"):
+            fgp.save(tiny(), tmp_path / "a.safetensors", **{name: {}})
     with pytest.raises(TypeError):
         fgp.save(tiny(), tmp_path / "a.safetensors", extra=torch.zeros(1))
     assert list(tmp_path.iterdir()) == []
@@ -327,12 +328,11 @@ def test_reserved_and_unwritable_extras(tmp_path):
 def test_failed_write_keeps_the_old_file(weights, monkeypatch):
     content = weights.read_bytes()
 
-    def fail(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
-        raise OSError("disk full")
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(FgpError, match=r"cannot be written \(No space left on device\); free some space"):
         fgp.save(tiny(), weights)
     assert weights.read_bytes() == content
     assert list(weights.parent.iterdir()) == [weights]

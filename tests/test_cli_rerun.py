@@ -11,6 +11,7 @@ import pytest
 
 from fgp import provenance
 from fgp.cli import main
+from fgp.files import read_sealed, write_sealed
 from fgp.metrics import read_metrics
 
 RECIPE = "--epochs 1 --batch-size 32 --lr 0.05 --crop-padding 1"
@@ -55,10 +56,10 @@ def rerun(capsys, *words):
 
 
 def copy(path, folder, edit):
-    value = json.loads(path.read_text())
+    value = read_sealed(path)
     edit(value["provenance"])
     changed = folder / path.name
-    changed.write_text(json.dumps(value))
+    write_sealed(changed, value)
     return changed
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from scoring_networks import classification, residual
 
 import fgp
-from fgp import FgpError, data, models
+from fgp import FgpError, data, models, tensorfiles
 from fgp.cli import main
 from fgp.scoring.files import load_scores, save_scores
 
@@ -101,7 +101,7 @@ def test_nan_and_infinity_are_refused(tmp_path, value):
     with pytest.raises(FgpError, match=r"s: scores of b hold NaN or infinity"):
         save_scores(tmp_path / "s", bad)
     assert not list(tmp_path.iterdir())
-    save_file({name: tensor.float() for name, tensor in bad.items()}, tmp_path / "s", {"fgp": '{"layers": ["a", "b"]}'})
+    tensorfiles.write(tmp_path / "s", {name: tensor.float() for name, tensor in bad.items()}, {"layers": ["a", "b"]})
     with pytest.raises(FgpError, match=r"s: scores of b hold NaN or infinity"):
         load_scores(tmp_path / "s")
 

@@ -9,7 +9,7 @@ import fgp
 from fgp import data, models
 from fgp.cli import main
 from fgp.evaluate import evaluate
-from fgp.files import read_json
+from fgp.files import read_sealed
 from fgp.metrics import read_metrics
 from fgp.scoring.files import save_scores
 
@@ -111,7 +111,7 @@ def test_scratch_for_equal_flops_takes_more_epochs(digits, pruned, tmp_path, mon
 def test_evaluate_prints_and_writes(digits, pruned, tmp_path, capsys):
     out = tmp_path / "eval.json"
     assert run("evaluate", "--data", digits, "--weights", pruned, "--out", out) == 0
-    values = read_json(out)
+    values = read_sealed(out)
     assert json.loads(capsys.readouterr().out) == values
     assert list(values) == ["metric", "value", "macs", "params", "provenance"]
     dataset = data.load(digits)

@@ -1,6 +1,5 @@
 """The prepared file: writing, reading, refusing; batches and subsets."""
 
-import json
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fgp import provenance
+from fgp import provenance, tensorfiles
 from fgp.data import batches, load, prepare, read_header, subset
 from fgp.data.choose import balanced, plain
 from fgp.data.preparing import _statistics
@@ -37,7 +36,7 @@ def tensors(segmentation=False):
 
 
 def write(path, made, **metadata):
-    safetensors.torch.save_file(made, path, {"fgp": json.dumps(METADATA | metadata)})
+    tensorfiles.write(path, made, METADATA | metadata)
     return path
 
 
@@ -75,7 +74,7 @@ def test_the_provenance_tells_the_content(digits, tmp_path):
         return stage["content"]
 
     limited = {"train_limit": 20, "test_limit": 10}
-    assert content() == read_header(digits).metadata["provenance"]["content"]
+    assert content() == read_header(digits).metadata["provenance"]["content"] == read_header(digits).metadata["digest"]
     assert len({content(), content(classes=10), content(**limited), content(**limited, seed=1)}) == 3
 
 
@@ -93,8 +92,10 @@ def test_streamed_file_reads_like_a_plain_one(tmp_path):
             writer.append("long", made["long"][index])
         writer.finish({"mean": 0.123456789})
     with safetensors.safe_open(tmp_path / "x", "pt") as file:
-        assert json.loads(file.metadata()["fgp"]) == {"mean": 0.123456789}
         assert all(np.array_equal(file.get_tensor(name).numpy(), values) for name, values in made.items())
+    tensorfiles.write(tmp_path / "y", {name: torch.from_numpy(values) for name, values in made.items()}, {"mean": 0.123456789})
+    plain, streamed = (tensorfiles.read(tmp_path / name) for name in "yx")
+    assert streamed[1] == plain[1] == {"mean": 0.123456789, "digest": plain[1]["digest"]}
 
 
 def test_writer_refuses_too_little_and_too_much(tmp_path):
@@ -140,12 +141,13 @@ def change(made, name, value):
         (lambda made: change(made, "test.images", torch.zeros(4, 3, 5, 6, dtype=torch.uint8)), {}, r"test\.images should be"),
         (lambda made: change(made, "train.images", torch.zeros(6, 1, 5, 7, dtype=torch.uint8)), {}, "test.images should be|not"),
         (lambda made: made.pop("test.labels"), {}, "found nothing"),
-        (lambda made: made.pop("test.images"), {}, "not prepared data"),
+        (lambda made: made.pop("test.images"), {}, "not a data file"),
         (lambda made: None, {"task": "regression"}, "task 'regression'"),
         (lambda made: None, {"task": "segmentation"}, r"should be U8 \[6, 5, 7\]"),
+        (lambda made: None, {"mean": [0, 0.5]}, "not a data file"),
         (lambda made: None, {"outputs": 1}, "2 classes for 1 outputs"),
         (lambda made: None, {"std": [0, 1, 1]}, "std above 0"),
-        (lambda made: None, {"mean": None}, "not prepared data"),
+        (lambda made: None, {"mean": None}, "not a data file"),
         (lambda made: None, {"void": 0}, "void label"),
     ],
 )
@@ -160,15 +162,14 @@ def test_inconsistent_file_is_refused(tmp_path, spoil, metadata, message):
 def test_truncated_foreign_and_missing_files_are_refused(tmp_path):
     whole = write(tmp_path / "whole", tensors()).read_bytes()
     contents = [b"", whole[:5], whole[:100], whole[:-1], whole + b"x", b"PK" * 200, (2**40).to_bytes(8, "little") + whole[8:]]
-    contents.append((2).to_bytes(8, "little") + b"[]")
     for content in contents:
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(FgpError, match="bad"):
             read_header(tmp_path / "bad")
     safetensors.torch.save_file(tensors(), tmp_path / "bad")
-    with pytest.raises(FgpError, match="not prepared data"):
+    with pytest.raises(FgpError, match="not a data file of fgp"):
         load(tmp_path / "bad")
-    with pytest.raises(FgpError, match="No such file"):
+    with pytest.raises(FgpError, match="no such file; make it with `fgp data`"):
         load(tmp_path / "absent")
 
 

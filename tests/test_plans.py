@@ -1,7 +1,5 @@
 """Plan files, and the subcommands plan and prune."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,6 +8,7 @@ import fgp.models
 from fgp import cost, select
 from fgp.cli import main
 from fgp.errors import FgpError
+from fgp.files import write_sealed
 from fgp.plans import load_plan, save_plan
 from fgp.scoring.files import save_scores
 
@@ -51,7 +50,7 @@ def test_illegal_values(tmp_path, change, message):
     with pytest.raises(FgpError, match=f"plan.json: {message}.*fgp plan"):
         save_plan(path, **{**VALUES, **change})
     assert not path.exists()
-    path.write_text(json.dumps({**VALUES, **change}))
+    write_sealed(path, {**VALUES, **change})
     with pytest.raises(FgpError, match=f"plan.json: {message}.*fgp plan"):
         load_plan(path)
 
@@ -59,7 +58,7 @@ def test_illegal_values(tmp_path, change, message):
 def test_missing_key_and_missing_file(tmp_path):
     values = dict(VALUES)
     del values["tied"]
-    (tmp_path / "plan.json").write_text(json.dumps(values))
+    write_sealed(tmp_path / "plan.json", values)
     with pytest.raises(FgpError, match="key tied"):
         load_plan(tmp_path / "plan.json")
     with pytest.raises(FgpError, match=r"none\.json"):

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fgp import FgpError
+from fgp import FgpError, tensorfiles
 from fgp.scoring.files import load_scores, save_scores
 
-ADVICE = "write it again with `fgp score`"
-FOREIGN = "safetensors, but not a scores file; write it with `fgp score`"
+ADVICE = "make the file again with `fgp score`"
+FOREIGN = "another file of fgp, not a scores file; make one with `fgp score`"
 
 
 def test_a_file_holds_float32_the_order_of_the_layers_and_the_metadata(tmp_path):
@@ -28,7 +28,8 @@ def test_a_file_holds_float32_the_order_of_the_layers_and_the_metadata(tmp_path)
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads(file.metadata()["fgp"])
         assert list(file.metadata()) == ["fgp"]
-    assert about == {"method": "l1", "options": {"x": [1, None]}, "layers": ["b", "c", "a", "d", "e"]}
+    about.pop("seal")
+    assert about == {"method": "l1", "options": {"x": [1, None]}, "layers": ["b", "c", "a", "d", "e"], "digest": about["digest"]}
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     values = {name: tensor.tolist() for name, tensor in stored.items()}
     third = torch.tensor(1 / 3).item()
@@ -58,7 +59,7 @@ def test_scores_that_are_no_vector_of_finite_numbers(tmp_path, kind):
     with pytest.raises(FgpError, match=f"^{path}: scores of b {problem}.*; nothing was written$"):
         save_scores(path, {"a": torch.ones(2), "b": values})
     assert not list(tmp_path.iterdir())
-    save_file({"a": torch.ones(2), "b": values}, path, {"fgp": '{"layers": ["a", "b"]}'})
+    tensorfiles.write(path, {"a": torch.ones(2), "b": values}, {"layers": ["a", "b"]})
     with pytest.raises(FgpError, match=f"^{path}: scores of b {problem}.*; {ADVICE}$"):
         load_scores(path)
 
@@ -72,53 +73,54 @@ def test_nothing_to_write_and_metadata_that_are_no_json(tmp_path):
 
 
 def test_what_is_no_safetensors_file(tmp_path):
-    for path in (tmp_path / "s", tmp_path):
-        with pytest.raises(FgpError, match=f"^{path}: no such file; write it with `fgp score`$"):
+    for path, reason in ((tmp_path / "s", "no such file"), (tmp_path, "not a file")):
+        with pytest.raises(FgpError, match=f"^{path}: {reason}; make it with `fgp score`$"):
             load_scores(path)
     save_scores(path := tmp_path / "s", {"a": torch.ones(9)})
     for damaged in (b"nonsense", b"", path.read_bytes()[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(FgpError, match=rf"^{path}: not a scores file, or truncated \(.+\); {ADVICE}$"):
+        with pytest.raises(FgpError, match=f"^{path}: not a scores file of fgp, or incomplete: .*; make one with `fgp score`$"):
             load_scores(path)
+
+
+@pytest.mark.parametrize("about", [None, {"layers": '["a", "b"]'}, {"fgp": "{}"}, {"fgp": "["}, {"fgp": "[]"}])
+def test_safetensors_of_others(tmp_path, about):
+    path = tmp_path / "s"
+    save_file({"a": torch.ones(2), "b": torch.ones(3)}, path, about)
+    with pytest.raises(FgpError, match=f"^{path}: .*not a scores file of fgp.*; make one with `fgp score`$"):
+        load_scores(path)
 
 
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        (None, FOREIGN),
-        ({"layers": '["a", "b"]'}, FOREIGN),
-        ({"fgp": "{}"}, FOREIGN),
-        ({"fgp": "["}, r"not a scores file, or truncated \(.+\); " + ADVICE),
-        ({"fgp": "[]"}, r"not a scores file, or truncated \(.+\); " + ADVICE),
-        ({"fgp": '{"layers": "ab"}'}, FOREIGN),
-        ({"fgp": '{"layers": {"a": 0, "b": 0}}'}, FOREIGN),
-        ({"fgp": '{"layers": ["a", 1]}'}, FOREIGN),
-        ({"fgp": '{"layers": ["a"]}'}, FOREIGN),
-        ({"fgp": '{"layers": ["a", "b", "b"]}'}, FOREIGN),
-        ({"fgp": '{"layers": ["a", "b"], "seconds": -0.5}'}, f"metadata seconds: -0.5 is no time; {ADVICE}"),
-        ({"fgp": '{"layers": ["a", "b"], "seconds": "1"}'}, f"metadata seconds: '1' is no time; {ADVICE}"),
-        ({"fgp": '{"layers": ["a", "b"], "seconds": true}'}, f"metadata seconds: True is no time; {ADVICE}"),
+        ({"layers": "ab"}, FOREIGN),
+        ({"layers": {"a": 0, "b": 0}}, FOREIGN),
+        ({"layers": ["a", 1]}, FOREIGN),
+        ({"layers": ["a"]}, FOREIGN),
+        ({"layers": ["a", "b", "b"]}, FOREIGN),
+        ({"layers": ["a", "b"], "seconds": -0.5}, f"metadata seconds: -0.5 is no time; {ADVICE}"),
+        ({"layers": ["a", "b"], "seconds": "1"}, f"metadata seconds: '1' is no time; {ADVICE}"),
+        ({"layers": ["a", "b"], "seconds": True}, f"metadata seconds: True is no time; {ADVICE}"),
     ],
 )
 def test_metadata_of_other_files(tmp_path, about, message):
     path = tmp_path / "s"
-    save_file({"a": torch.ones(2), "b": torch.ones(3)}, path, about)
+    tensorfiles.write(path, {"a": torch.ones(2), "b": torch.ones(3)}, about)
     with pytest.raises(FgpError, match=f"^{path}: {message}$"):
         load_scores(path)
 
 
 def test_a_file_without_layers(tmp_path):
-    save_file({}, tmp_path / "s", {"fgp": '{"layers": []}'})
+    tensorfiles.write(tmp_path / "s", {}, {"layers": []})
     with pytest.raises(FgpError, match=FOREIGN):
         load_scores(tmp_path / "s")
 
 
-@pytest.mark.parametrize("seconds", ["0", "3", "0.25", "null"])
-def test_seconds_of_files_that_others_wrote(tmp_path, seconds):
-    save_file(
-        {"a": torch.tensor([0.1], dtype=torch.float64)}, tmp_path / "s", {"fgp": f'{{"layers": ["a"], "seconds": {seconds}}}'}
-    )
+@pytest.mark.parametrize("seconds", [0, 3, 0.25, None])
+def test_other_types_of_seconds_and_scores(tmp_path, seconds):
+    tensorfiles.write(tmp_path / "s", {"a": torch.tensor([0.1], dtype=torch.float64)}, {"layers": ["a"], "seconds": seconds})
     scores, about = load_scores(tmp_path / "s")
-    assert about["seconds"] == json.loads(seconds)
+    assert about["seconds"] == seconds
     assert scores["a"].dtype == torch.float32
     assert torch.equal(scores["a"], torch.tensor([0.1]))

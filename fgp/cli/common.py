@@ -4,6 +4,7 @@ import argparse
 import os
 
 from fgp.errors import FgpError
+from fgp.files import SEAL
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +68,15 @@ def add_tags(parser: argparse.ArgumentParser) -> None:
 
 
 def tags(args: argparse.Namespace) -> dict[str, str]:
-    """Return the --tag entries as a dictionary."""
+    """Return the --tag entries as a dictionary.
+
+    Raises:
+        FgpError: a tag is not KEY=VALUE, or has the name of the checksum.
+    """
     pairs = [tag.partition("=") for tag in args.tag]
     wrong = [key for key, equals, _ in pairs if not equals]
     if wrong:
         raise FgpError(f"--tag {wrong[0]}: expected KEY=VALUE")
+    if any(key == SEAL for key, *_ in pairs):
+        raise FgpError(f"--tag {SEAL}: this entry holds the checksum of the metrics; choose another name")
     return {key: value for key, _, value in pairs}

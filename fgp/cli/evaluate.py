@@ -40,4 +40,4 @@ def run(args: argparse.Namespace) -> None:
     }
     print(json.dumps(values, indent=1))
     if args.out:
-        files.write_json(args.out, values)
+        files.write_sealed(args.out, values)

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     networks = {name: tensorfiles.metadata(path)["digest"] for name, path in paths.items()}
     made_by = provenance.collect(str(device), networks=networks)
     record = {"latency": result, "input_size": input_size, "threads": threads, "provenance": made_by}
-    files.write_json(args.out, record)
+    files.write_sealed(args.out, record)
 
 
 def _named(words: list[str]) -> dict[str, str]:

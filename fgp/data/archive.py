@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fgp.errors import FgpError
-from fgp.files import require_file
+from fgp.files import require_file, unreadable
 
 LARGEST_ENTRY = 1 << 28
 LARGEST_TOTAL = 1 << 36
@@ -74,7 +74,7 @@ class FolderArchive:
         facts = os.stat(folder)
         identity = (facts.st_dev, facts.st_ino)
         if identity in self._seen:
-            raise FgpError(f"{folder}: leads to a folder that was read before; remove the link")
+            raise FgpError(f"{folder}: leads to a folder that was read before; a link must not lead back to a folder above it")
         self._seen.add(identity)
         for entry in os.scandir(folder):
             if entry.name.startswith("."):
@@ -91,13 +91,13 @@ class FolderArchive:
     def read(self, name: str) -> bytes:
         """Return the content of file `name`."""
         path = self._path / name
-        require_file(path, "replace it by an image, or remove it")
+        require_file(path, "an image is expected there")
         try:
             if path.stat().st_size > LARGEST_ENTRY:
                 raise FgpError(f"{path}: larger than {LARGEST_ENTRY >> 20} MiB; refused")
             return path.read_bytes()
         except OSError as error:
-            raise FgpError(f"{path}: cannot be read ({error.strerror})") from None
+            raise unreadable(path, error) from None
 
     def where(self, name: str) -> str:
         """Return the path of file `name`."""
@@ -109,6 +109,7 @@ class ZipArchive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        require_file(path, "a zip file is expected there")
         try:
             self._zip = zipfile.ZipFile(path)
         except _UNREADABLE as error:

@@ -75,7 +75,7 @@ def _by_stem(archive: Archive, folder: str) -> dict[str, str]:
     found = {path.stem: str(path) for path in paths}
     twice = [str(path) for path in paths if found[path.stem] != str(path)]
     if twice:
-        raise FgpError(f"{archive.where(twice[0])}: another file differs in the suffix alone; remove one")
+        raise FgpError(f"{archive.where(twice[0])}: another file differs in the suffix alone; one image a name is expected")
     return found
 
 

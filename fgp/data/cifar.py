@@ -14,6 +14,7 @@ from fgp.errors import FgpError
 from fgp.files import require_file
 
 _PIXELS = 3 * 32 * 32
+_ADVICE = "fetch the official files with --download, below another --root if these are to be kept"
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _KNOWN = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -58,7 +59,9 @@ def _cifar(request: Request, name: str) -> Source:
             f"https://www.cs.toronto.edu/~kriz/cifar.html, or let --download do it"
         )
     if packed.is_file() and not unpacked.is_dir() and not check_integrity(packed, dataset.tgz_md5):
-        raise FgpError(f"{packed}: checksum differs from the official one; delete it and download it again")
+        raise FgpError(
+            f"{packed}: its checksum differs from the official one; put the official file there, or name another --root"
+        )
     return _source(dataset, root, request.download or not unpacked.is_dir())
 
 
@@ -71,10 +74,10 @@ def _source(dataset: type, root: Path, download: bool) -> Source:
         if download and not all(check_integrity(folder / name, md5) for name, md5 in sums.items()):
             download_and_extract_archive(dataset.url, root, filename=dataset.filename, md5=dataset.tgz_md5)
     except (RuntimeError, OSError) as error:
-        raise FgpError(f"{folder}: incomplete, or a checksum differs ({error}); delete it and use --download") from None
+        raise FgpError(f"{folder}: incomplete, or a checksum differs ({error}); {_ADVICE}") from None
     classes = _unpickled(folder / meta["filename"], meta["md5"]).get(meta["key"])
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise FgpError(f"{folder / meta['filename']}: holds no names of classes; delete {folder} and use --download")
+        raise FgpError(f"{folder / meta['filename']}: holds no names of classes; {_ADVICE}")
     return Source(
         task="classification",
         classes=tuple(classes),
@@ -92,7 +95,7 @@ def _part(folder: Path, files: list[list[str]], classes: int, name: str) -> Arra
         shaped = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,) and len(pixels)
         legal = isinstance(numbers, list) and all(type(number) is int and 0 <= number < classes for number in numbers)
         if not shaped or not legal or len(pixels) != len(numbers):
-            raise FgpError(f"{folder / file}: not a batch of CIFAR images and labels; delete {folder} and use --download")
+            raise FgpError(f"{folder / file}: not a batch of CIFAR images and labels; {_ADVICE}")
         images.append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels += numbers
     return ArrayPart(np.concatenate(images), np.array(labels, dtype=np.int64), name)
@@ -108,15 +111,14 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _unpickled(path: Path, md5: str) -> dict:
-    advice = f"delete {path.parent} and use --download"
-    require_file(path, advice)
+    require_file(path, _ADVICE)
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise FgpError(f"{path}: its checksum differs from the official one; {advice}")
+        raise FgpError(f"{path}: its checksum differs from the official one; {_ADVICE}")
     try:
         value = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise FgpError(f"{path}: not a CIFAR file ({error}); {advice}") from None
+        raise FgpError(f"{path}: not a CIFAR file ({error}); {_ADVICE}") from None
     if not isinstance(value, dict):
-        raise FgpError(f"{path}: not a CIFAR file; {advice}")
+        raise FgpError(f"{path}: not a CIFAR file; {_ADVICE}")
     return value

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import safetensors
 import torch
 from torch import Tensor
 
+from fgp import tensorfiles
 from fgp.data import choose
-from fgp.data.header import read_header
+from fgp.data.header import KIND, read_header
 from fgp.errors import FgpError
 
 _CHUNK_BYTES = 1 << 26
@@ -44,24 +44,21 @@ class Dataset:
 def load(path: str | os.PathLike) -> Dataset:
     """Open a prepared data file; the images stay on disk until they are used (memory-mapped), so do not write into them.
 
+    Every byte is read once, to check the digest: half a second a GiB (`fgp.tensorfiles.digest`), more from a slow disk.
+
     Raises:
-        FgpError: as `read_header`, or a label names no class.
+        FgpError: as `read_header`, the images or labels are not those that were written, or a label names no class.
     """
     header = read_header(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            splits = {
-                split: Split(file.get_tensor(f"{split}.images"), file.get_tensor(f"{split}.labels"))
-                for split in ("train", "test")
-            }
-    except (safetensors.SafetensorError, OSError) as error:
-        raise FgpError(f"{path}: cannot be read ({error}); write it again with `fgp data`") from None
+    tensors, _ = tensorfiles.read(path, KIND)
+    splits = {split: Split(tensors[f"{split}.images"], tensors[f"{split}.labels"]) for split in ("train", "test")}
     void = header.void if header.task == "segmentation" else None
     for name, split in splits.items():
         wrong = _illegal_label(split.labels, len(header.classes), void)
         if wrong is not None:
             raise FgpError(
-                f"{path}: {name}.labels holds {wrong}, but there are {len(header.classes)} classes; write it with `fgp data`"
+                f"{path}: {name}.labels holds {wrong}, but there are {len(header.classes)} classes; "
+                f"make it again with {KIND.maker}"
             )
     return Dataset(
         **splits,

@@ -1,11 +1,12 @@
-"""A safetensors file written piece by piece, for data that does not fit in memory."""
+"""A file of `fgp.tensorfiles` written piece by piece, for data that does not fit in memory."""
 
-import hashlib
 import json
 import os
 from typing import BinaryIO
 
 import numpy as np
+
+from fgp import tensorfiles
 
 _NAMES = {np.dtype("uint8"): "U8", np.dtype("int64"): "I64"}
 _ROOM = 1024
@@ -27,7 +28,7 @@ class SafetensorsWriter:
             self._entries[name] = {"dtype": _NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [begin, end]}
             self._types[name] = np.dtype(dtype)
             begin = end
-        self._digests = {name: hashlib.sha256(name.encode()) for name in sorted(tensors)}
+        self._digest = tensorfiles.Digest({name: (np.dtype(dtype).name, shape) for name, (dtype, shape) in tensors.items()})
         self._length = len(self._header(metadata)) + _ROOM
         self._length += -self._length % 8
         for name, entry in self._entries.items():
@@ -40,12 +41,12 @@ class SafetensorsWriter:
         content = np.ascontiguousarray(values).data
         self._file.seek(self._position[name])
         self._file.write(content)
-        self._digests[name].update(content)
+        self._digest.update(name, content)
         self._position[name] += values.nbytes
 
     def digest(self) -> str:
-        """Return a SHA-256 of what was written to all tensors."""
-        return hashlib.sha256(b"".join(found.digest() for found in self._digests.values())).hexdigest()
+        """Return the digest of what was written to all tensors."""
+        return self._digest.hexdigest()
 
     def finish(self, metadata: dict) -> None:
         """Write the header. Every tensor must be complete."""
@@ -57,4 +58,4 @@ class SafetensorsWriter:
         self._file.write(self._length.to_bytes(8, "little") + header.ljust(self._length))
 
     def _header(self, metadata: dict) -> bytes:
-        return json.dumps({"__metadata__": {"fgp": json.dumps(metadata, allow_nan=False)}, **self._entries}).encode()
+        return json.dumps({"__metadata__": tensorfiles.header_entry(metadata, self.digest()), **self._entries}).encode()

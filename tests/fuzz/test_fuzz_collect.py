@@ -1,12 +1,13 @@
 """latency.json and cells.csv."""
 
-import json
 import math
 
 from fgp_workflow import collect
 from hypothesis import strategies as st
 from strategies import damaged, fuzz, json_text, outcome
 from test_fuzz_metrics import FOLDER, VALID
+
+from fgp.files import write_sealed
 
 NUMBERS = {"median_ms": 2.0, "q1_ms": 1.5, "q3_ms": 2.5, "images_per_second": 500.0}
 LATENCY = {
@@ -17,7 +18,7 @@ LATENCY = {
 FIELDS = ("", "nan", "inf", "-1", "x", "1_0", "²", "9" * 5000, '"', "a,b", "\r", "\x00", "\n", "é", "True", "0.5", "1e400")
 
 
-@fuzz(250, json_text(LATENCY))
+@fuzz(250, json_text(LATENCY, sealed=True))
 def test_latency(tmp_path, content):
     path = tmp_path / "toy" / "seed0" / "latency.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ def test_latency(tmp_path, content):
 def cells(folder):
     path = folder / FOLDER / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(VALID))
+    write_sealed(path, VALID)
     rows = collect.collect([path])
     collect.write([row | {"seed": seed} for row in rows for seed in range(2)], folder / "cells.csv")
     return folder / "cells.csv"

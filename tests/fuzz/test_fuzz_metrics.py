@@ -1,11 +1,11 @@
 """metrics.json, alone and on its way into cells.csv."""
 
-import json
 import math
 
 from fgp_workflow import collect
 from strategies import fuzz, json_text, outcome
 
+from fgp.files import write_sealed
 from fgp.metrics import read_metrics, write_metrics
 
 VALID = {
@@ -22,7 +22,7 @@ VALID = {
 FOLDER = "toy/seed0/fgp/macs-0.5"
 
 
-@fuzz(250, json_text(VALID))
+@fuzz(250, json_text(VALID, sealed=True))
 def test_metrics(tmp_path, content):
     path = tmp_path / "metrics.json"
     path.write_bytes(content)
@@ -35,7 +35,7 @@ def test_metrics(tmp_path, content):
         (tmp_path / "again.json").unlink()
 
 
-@fuzz(200, json_text(VALID))
+@fuzz(200, json_text(VALID, sealed=True))
 def test_cells(tmp_path, content):
     path = tmp_path / FOLDER / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,5 +52,5 @@ def test_cells(tmp_path, content):
 def test_the_valid_file_makes_a_row(tmp_path):
     path = tmp_path / FOLDER / "metrics.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(VALID))
+    write_sealed(path, VALID)
     assert collect.cell(path)["kept_percent"] == 1000 / 12

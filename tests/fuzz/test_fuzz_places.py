@@ -10,17 +10,18 @@ from PIL import Image
 from strategies import outcome, time_limit
 
 import fgp
+from fgp import provenance
 from fgp.checkpoint import read_metadata
 from fgp.data import load, prepare, read_header
 from fgp.data.archive import FolderArchive, open_archive
-from fgp.files import read_json
+from fgp.files import read_sealed
 from fgp.metrics import read_metrics
 from fgp.plans import load_plan
 from fgp.scoring.files import load_scores
 from fgp.train.resume import Checkpoint
 
 READERS = (
-    *(read_json, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load, read_grid),
+    *(read_sealed, provenance.read, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load, read_grid),
     *(collect.read, collect.cell),
 )
 PLACES = {

@@ -5,7 +5,7 @@ import json
 import pytest
 from strategies import fuzz, json_text, outcome
 
-from fgp.files import read_json
+from fgp.files import read_json, write_sealed
 from fgp.plans import load_plan, save_plan
 
 VALID = {
@@ -18,11 +18,11 @@ VALID = {
 
 
 def test_the_valid_file_is_read(tmp_path):
-    (tmp_path / "plan.json").write_text(json.dumps(VALID))
+    write_sealed(tmp_path / "plan.json", VALID)
     assert load_plan(tmp_path / "plan.json").model_dump() == VALID
 
 
-@fuzz(300, json_text(VALID))
+@fuzz(300, json_text(VALID, sealed=True))
 def test_plan(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_bytes(content)

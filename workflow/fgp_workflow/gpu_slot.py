@@ -61,7 +61,7 @@ def locks_folder() -> Path:
     except OSError as error:
         raise FgpError(f"{folder}: no folder for the locks of GPUs ({error.strerror}); set FGP_GPU_LOCKS to another") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise FgpError(f"{folder}: not a folder that only you can write to; remove it, or set FGP_GPU_LOCKS to another")
+        raise FgpError(f"{folder}: not a folder that only you can write to; set FGP_GPU_LOCKS to one that is")
     return folder
 
 

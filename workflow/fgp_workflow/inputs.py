@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from fgp.errors import FgpError
-from fgp.files import require_file
+from fgp.files import require_file, unreadable
 from fgp_workflow.config import load
 from fgp_workflow.experiment import Experiment
 
@@ -41,11 +41,11 @@ def read_yaml(path: str | os.PathLike) -> dict:
             raise FgpError(f"{path}: larger than {_LARGEST >> 10} KiB, so no configuration; name another file")
         value = yaml.load(Path(path).read_text(), _Loader)
     except OSError as error:
-        raise FgpError(f"{path}: cannot be read ({error.strerror})") from None
+        raise unreadable(path, error) from None
     except _IMPOSSIBLE as error:
-        raise FgpError(f"{path}: not valid YAML ({error}); correct it") from None
+        raise FgpError(f"{path}: not valid YAML ({error}); correct it, or name another file") from None
     if not isinstance(value, dict):
-        raise FgpError(f"{path}: expected a mapping, found {type(value).__name__}")
+        raise FgpError(f"{path}: not a configuration: expected a mapping, found {type(value).__name__}; name another file")
     return value
 
 
