@@ -50,13 +50,13 @@ def read(path: str | os.PathLike) -> dict:
     with open(path, "rb") as file:
         is_json = file.read(1) == b"{"
     if is_json:
-        found = files.read_sealed(path)
-    else:
-        from fgp import tensorfiles
+        recorded = files.read_sealed(path).get("provenance")
+        return recorded if isinstance(recorded, dict) else {}
+    from fgp import tensorfiles
 
-        found = tensorfiles.metadata(path)
+    found = tensorfiles.metadata(path)
     recorded = found.get("provenance")
-    return recorded if isinstance(recorded, dict) else {}
+    return {**recorded, "digest": found["digest"]} if isinstance(recorded, dict) else {}
 
 
 def chain(recorded: dict) -> list[dict]:

@@ -162,9 +162,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def plan(folder, out, words):
+def plan(folder, out, words, data_root):
     """Run Snakemake of a copied project in this process and write what it prints to a file."""
     os.chdir(folder)
+    os.environ["FGP_DATA"] = str(data_root)
     sys.path[:0] = [str(folder), str(folder / "workflow")]
     from snakemake import cli
 
@@ -179,7 +180,7 @@ class Project:
     """A copy of the project's files with the outputs of a run that Snakemake takes for finished."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.data_root = folder, folder / "no data"
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["snakemake.cli", "pydantic"])
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -226,7 +227,7 @@ class Project:
 
     def _snakemake(self, *words):
         out = self.folder / "out"
-        process = self._processes.Process(target=plan, args=(self.folder, out, words))
+        process = self._processes.Process(target=plan, args=(self.folder, out, words, self.data_root))
         process.start()
         process.join(100)
         assert process.exitcode == 0, out.read_text()
@@ -276,14 +277,15 @@ def test_a_comma_in_a_docstring_a_comment_and_a_line_break_rerun_nothing(project
         assert project.jobs() == set()
 
 
-def test_other_files_in_the_data_root_prepare_the_data_again(project, tmp_path, monkeypatch):
+def test_other_files_in_the_data_root_prepare_the_data_again(project, tmp_path):
     image = tmp_path / "small/train/cat/1.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"an image")
-    monkeypatch.setenv("FGP_DATA", str(tmp_path))
-    assert project.jobs() == DATA_RESNET
-    project.touch()
+    none = project.data_root
+    project.data_root = tmp_path
     try:
+        assert project.jobs() == DATA_RESNET
+        project.touch()
         assert project.jobs() == set()
         os.utime(image, (1, 1))
         assert project.jobs() == DATA_RESNET
@@ -293,7 +295,7 @@ def test_other_files_in_the_data_root_prepare_the_data_again(project, tmp_path, 
         (image.parent / "2.png").write_bytes(b"another")
         assert project.jobs() == DATA_RESNET
     finally:
-        monkeypatch.delenv("FGP_DATA")
+        project.data_root = none
         project.touch()
 
 

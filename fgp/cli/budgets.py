@@ -54,4 +54,4 @@ def run(args: argparse.Namespace) -> None:
             raise FgpError(f"{args.network} at width {args.width:g}: {problem}")
     print(json.dumps(record, indent=1))
     if args.out:
-        files.write_json(args.out, record | {"provenance": provenance.collect(inputs=[args.data])})
+        files.write_sealed(args.out, record | {"provenance": provenance.collect(inputs=[args.data])})

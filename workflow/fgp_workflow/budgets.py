@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fgp.errors import FgpError
-from fgp.files import read_json
+from fgp.files import read_sealed
 from fgp.selections import out_of_reach, parse
 from fgp_workflow.keys import Keys
 from fgp_workflow.layout import Layout
@@ -20,7 +20,7 @@ def check(keys: Keys, paths: Layout, configuration: str) -> None:
         file = Path(paths.budgets.format(task=name))
         if not file.exists():
             continue
-        reach = read_json(file)
+        reach = read_sealed(file)
         if reach["provenance"]["key"] != keys.budgets(name).key:
             continue
         for cell in experiment.cells_of(name):

@@ -67,8 +67,8 @@ class Keys:
 
     Args:
         experiment: what is asked for.
-        recorded: what `recorded` returns, where results of other code are to stay (`accept_code`): their stages have the keys that
-            stand in the results, so that nothing is run again for the code's sake, and what follows from them tells of it.
+        recorded: what `recorded` returns, where results of other code are to stay (`accept_code`): their stages have the keys
+            that stand in the results, so that nothing is run again for the code's sake, and what follows from them tells of it.
     """
 
     def __init__(self, experiment: Experiment, recorded: Mapping[str, str] | None = None) -> None:
@@ -85,7 +85,7 @@ class Keys:
         return self._stage("data", settings, ("fgp.cli.data", reader), (), _READERS)
 
     def budgets(self, task: str) -> Stage:
-        """What a task's network can be pruned to; its code does not count, or an edit of the surgery would train anew what waits."""
+        """What a task's network can be pruned to; not its code, or an edit of the surgery would train anew what waits."""
         return self._stage("budgets", self.settings.budgets(task), (), (self._data(task),))
 
     def train(self, task: str, seed: int | str, method: str = DENSE[0]) -> Stage:
