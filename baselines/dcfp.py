@@ -24,10 +24,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,21 +53,17 @@ DECAY, LEAST = 0.999, 0.02
 BACKBONE = ("backbone", "encoder", "stem", "layer1", "layer2", "layer3", "layer4")
 
 
-def training(iterations: int | str | None = None) -> Hook:
-    """Return the hook that averages e over the last `iterations` steps of the training, all by default; then it has the scores.
-
-    Raises:
-        FgpError: `iterations` is no whole number of at least 1.
-    """
+@checked
+def training(
+    *, iterations: Annotated[int | None, Field(ge=1, description="last steps of the training that count; null: all")] = None
+) -> Hook:
+    """Return the hook that averages e over the last `iterations` steps of the training; then it has the scores."""
     import torch
 
     from fgp.layers import norms_after
     from fgp.scoring.group_norms import layer_scores
     from fgp.surgery import Structure
     from fgp.train.hooks import Hook
-
-    if iterations is not None:
-        iterations = number("iterations", iterations, int, least=1)
 
     class Equalisation(Hook):
         def begin(self, run: Run) -> None:

@@ -4,7 +4,6 @@ Reads training images without augmentation, in eval mode. --images draws them ev
 """
 
 import argparse
-import inspect
 import time
 from types import ModuleType
 
@@ -67,20 +66,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.method}: scored {len(scores)} layers, {len(split)} training images offered, {seconds:.2f} s -> {args.out}")
 
 
-def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
+def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, object]:
     facts = method.METHOD
     if facts.kind == "scratch":
         raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
     if not hasattr(method, "score"):
         raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp stage")
-    given = options.parse(args.option, "--option")
-    parameters = inspect.signature(method.score).parameters.values()
-    legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    checks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for key in given:
-        if key not in legal and not checks_itself:
-            raise FgpError(f"--option {key}: {args.method} has no such option; legal: {', '.join(legal) or 'none'}")
-    return given
+    return options.check_for(method.score, options.parse(args.option, "--option"), args.method, "--option ")
 
 
 def _check(args: argparse.Namespace, method: ModuleType, model, dataset) -> None:

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, write weights, curve, and the plan, the scores or the metrics."""
     recipe = Recipe.from_args(args)
     method = _method(args)
+    given = options.check(args.method, method, options.parse(args.option, "--option"), "--option ")
     device = common.set_up_device(args)
     import fgp
     from fgp import data
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
     dataset = data.load(args.data)
     recipe.check_task(dataset.task)
-    hook = _hook(args, method, dataset.task)
+    hook = _hook(args, method, given, dataset.task)
     if args.network:
         model = training.new_network(args, dataset)
     else:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             if args.plan:
                 _write_plan(args, hook, model, history.seconds)
             elif args.scores:
-                _write_scores(args, hook, model, history.seconds)
+                _write_scores(args, given, hook, model, history.seconds)
             training.write(args, model, recipe, dataset, history, device, tags, inputs, after=after, **entries)
 
 
@@ -96,19 +97,15 @@ def _method(args: argparse.Namespace) -> ModuleType:
     return method
 
 
-def _hook(args: argparse.Namespace, method: ModuleType, task: str):
+def _hook(args: argparse.Namespace, method: ModuleType, given: dict[str, object], task: str):
     if task not in method.METHOD.tasks:
         raise FgpError(f"--method {args.method}: meant for {', '.join(sorted(method.METHOD.tasks))}, the data are for {task}")
-    given = options.parse(args.option, "--option")
-    try:
-        if method.METHOD.kind == "sparse-training":
-            return method.training(**given)
-        selection = selections.parse(args.selection)
-        if selection.kind != "macs" or selection.multiple > 1:
-            raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
-        return method.pruning(selection.value, args.tied, **given)
-    except TypeError as error:
-        raise FgpError(f"--option: {args.method}: {error}") from None
+    if method.METHOD.kind == "sparse-training":
+        return method.training(**given)
+    selection = selections.parse(args.selection)
+    if selection.kind != "macs" or selection.multiple > 1:
+        raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
+    return method.pruning(selection.value, args.tied, **given)
 
 
 def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
@@ -125,7 +122,7 @@ def _write_plan(args: argparse.Namespace, hook, model, seconds: float) -> None:
     )
 
 
-def _write_scores(args: argparse.Namespace, hook, model, seconds: float) -> None:
+def _write_scores(args: argparse.Namespace, given: dict[str, object], hook, model, seconds: float) -> None:
     from fgp import provenance
     from fgp.scoring.files import save_scores
 
@@ -133,7 +130,7 @@ def _write_scores(args: argparse.Namespace, hook, model, seconds: float) -> None
         args.scores,
         hook.scores(),
         method=args.method,
-        options=options.parse(args.option, "--option"),
+        options=given,
         seconds=seconds,
         seed=args.seed,
         spec=model.fgp_spec.to_dict(),

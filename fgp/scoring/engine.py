@@ -13,7 +13,7 @@ from fgp.layers import convolutions
 from fgp.scoring import formulas
 from fgp.scoring.capture import Capture
 from fgp.scoring.targets import Targets, check_labels, pick_logits
-from fgp.scoring.variants import Variant
+from fgp.variants import Variant
 
 
 def importance(
