@@ -58,7 +58,10 @@ def pruning(
     *,
     iterations: Annotated[
         int | None,
-        Field(ge=1, description="training steps a round; null: 1000, or what lets a layer be searched 10 times in a shorter run"),
+        Field(
+            ge=1,
+            description="training steps a round; if left out 1000, or what lets a layer be searched 10 times in a shorter run",
+        ),
     ] = None,
     theta: Annotated[float, Field(ge=1e-9, description="the mean t below which filters go, at first")] = 0.01,
     warmup: Annotated[
@@ -66,7 +69,7 @@ def pruning(
         Field(
             ge=0,
             description="training steps before the first layer's search; the others follow in steps of iterations / layers; "
-            "null: half of iterations",
+            "if left out half of iterations",
         ),
     ] = None,
 ) -> Gradual:

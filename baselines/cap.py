@@ -45,7 +45,9 @@ METHOD = Method(
 @checked
 def training(
     *,
-    strength: Annotated[float | None, Field(ge=0, description="factor of the penalty; null: by network, as Slimming's")] = None,
+    strength: Annotated[
+        float | None, Field(ge=0, description="factor of the penalty; if left out by network, as Slimming's")
+    ] = None,
     momentum: Annotated[float, Field(ge=0, le=1, description="share of the guide's moving average that a step keeps")] = 0.9,
 ) -> Hook:
     """Return the guided penalty.

@@ -55,7 +55,7 @@ BACKBONE = ("backbone", "encoder", "stem", "layer1", "layer2", "layer3", "layer4
 
 @checked
 def training(
-    *, iterations: Annotated[int | None, Field(ge=1, description="last steps of the training that count; null: all")] = None
+    *, iterations: Annotated[int | None, Field(ge=1, description="last steps of the training that count; if left out all")] = None
 ) -> Hook:
     """Return the hook that averages e over the last `iterations` steps of the training; then it has the scores."""
     import torch

@@ -53,18 +53,18 @@ def training(
     *,
     losses: Annotated[
         int | None,
-        Field(ge=0, description="P, classifiers on inner feature maps; null: 2, or 3 in a network with residual sums"),
+        Field(ge=0, description="P, classifiers on inner feature maps; if left out 2, or 3 in a network with residual sums"),
     ] = None,
     images: Annotated[int, Field(ge=1, description="training images that the selection reads")] = 256,
     turns: Annotated[
         int | None,
-        Field(ge=1, description="at most so many a layer, each admits equally many channels; null: one channel a turn"),
+        Field(ge=1, description="at most so many a layer, each admits equally many channels; if left out one channel a turn"),
     ] = None,
     iterations: Annotated[int, Field(ge=0, description="SGD steps after each admission")] = 1,
     lr: Annotated[float, Field(ge=0, description="their learning rate")] = 0.01,
     balance: Annotated[float, Field(ge=0, description="the paper's lambda")] = 1.0,
     adapt: Annotated[
-        float | None, Field(ge=0, description="the paper's epsilon, 0.001 there for VGG; null: order all channels")
+        float | None, Field(ge=0, description="the paper's epsilon, 0.001 there for VGG; if left out all channels are ordered")
     ] = None,
     residual: Annotated[bool, Field(description="order the channels that reach residual sums too")] = False,
 ) -> Hook:

@@ -60,7 +60,9 @@ def pruning(
     ] = 150 / 200,
     images: Annotated[
         int | None,
-        Field(ge=1, description="training images that the scores are computed on, the first ones; null: all, as in the paper"),
+        Field(
+            ge=1, description="training images that the scores are computed on, the first ones; if left out all, as in the paper"
+        ),
     ] = None,
 ) -> Gradual:
     """Return the hook that prunes.

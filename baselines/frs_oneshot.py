@@ -46,7 +46,7 @@ def score(
     seed: int,
     *,
     images: Annotated[
-        int | None, Field(ge=1, description="how many images are read, the first ones; null: all, as in the paper")
+        int | None, Field(ge=1, description="how many images are read, the first ones; if left out all, as in the paper")
     ] = None,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}; `seed` is not read. A layer that no logit depends on scores 0.

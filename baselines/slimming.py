@@ -39,7 +39,7 @@ def training(
     *,
     strength: Annotated[
         float | None,
-        Field(ge=0, description="factor of the penalty; null: 1e-5 for ResNets and DeepLab, 1e-4 for other networks"),
+        Field(ge=0, description="factor of the penalty; if left out 1e-5 for ResNets and DeepLab, 1e-4 for other networks"),
     ] = None,
 ) -> Hook:
     """Return the penalty strength * sum of |gamma| over every BatchNorm2d, to be added to the loss.

@@ -20,7 +20,7 @@ from fgp.errors import FgpError
 
 _NONE = create_model("Options")
 _CARRIERS = ("training", "pruning", "score")
-_LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
+_LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
 
 

@@ -20,7 +20,8 @@ class Variant(BaseModel):
         "canonical", description="how feature map and gradient are combined; table in `fgp/scoring/__init__.py`"
     )
     normalise: Literal["minmax_u8", "jointmax"] | None = Field(
-        None, description="scaling of the heat maps: to 256 grey levels each, or by the layer's largest value; null: none"
+        None,
+        description="scaling of the heat maps: to 256 grey levels each, or by the layer's largest value; if left out they stay",
     )
     target: Literal["logit", "softmax"] = Field("logit", description="what the gradient is of")
     classes: Literal["true", "predicted", "correct", "all"] = Field("true", description="the classes that count in an image")
