@@ -51,7 +51,6 @@ SEARCHES = 10
 DONE = 0.75
 
 
-@checked
 def pruning(
     budget: float,
     tied: bool = False,
@@ -175,6 +174,9 @@ def pruning(
             self.ablations.chosen = {leader: ablated.to(self.run.device) for leader, ablated in state["chosen"].items()}
 
     return Search(budget, tied)
+
+
+pruning = checked(pruning)
 
 
 def _iterations(structure: Structure, steps: int) -> int:

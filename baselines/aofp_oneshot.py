@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 METHOD = Method(label="AOFP (one-shot)", needs=frozenset({"forward", "seed"}), tasks=frozenset({"classification"}))
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -80,6 +79,9 @@ def score(
             values = damages[units.argsort()].repeat_interleave(group.unit) / len(group.members)
             scores.update(dict.fromkeys(group.members, values.float()))
     return scores
+
+
+score = checked(score)
 
 
 def _search(

@@ -42,7 +42,6 @@ METHOD = Method(
 )
 
 
-@checked
 def training(
     *,
     strength: Annotated[
@@ -99,6 +98,9 @@ def training(
             self.guides = {name: guide.to(self.norms[name].weight.device) for name, guide in state["guides"].items()}
 
     return Guided()
+
+
+training = checked(training)
 
 
 def scaled(guide: Tensor) -> Tensor:

@@ -53,7 +53,6 @@ DECAY, LEAST = 0.999, 0.02
 BACKBONE = ("backbone", "encoder", "stem", "layer1", "layer2", "layer3", "layer4")
 
 
-@checked
 def training(
     *, iterations: Annotated[int | None, Field(ge=1, description="last steps of the training that count; if left out all")] = None
 ) -> Hook:
@@ -96,6 +95,9 @@ def training(
                 e.copy_(state["importance"][conv])
 
     return Equalisation()
+
+
+training = checked(training)
 
 
 def ranked(importance: Mapping[str, Tensor], structure: Structure) -> Scores:

@@ -48,7 +48,6 @@ METHOD = Method(
 )
 
 
-@checked
 def training(
     *,
     losses: Annotated[
@@ -76,3 +75,6 @@ def training(
     from fgp.train.discrimination import Discrimination, Settings
 
     return Discrimination(Settings(losses, images, turns, iterations, lr, balance, adapt, residual))
+
+
+training = checked(training)

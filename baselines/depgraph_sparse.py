@@ -41,7 +41,6 @@ METHOD = Method(
 )
 
 
-@checked
 def training(
     *,
     strength: Annotated[float, Field(ge=0, description="the paper's lambda")] = 5e-4,
@@ -57,3 +56,6 @@ def training(
     from fgp.scoring.group_norms import GroupShrinkage
 
     return GroupShrinkage(strength, alpha)
+
+
+training = checked(training)

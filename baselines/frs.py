@@ -44,7 +44,6 @@ METHOD = Method(
 )
 
 
-@checked
 def pruning(
     budget: float,
     tied: bool = False,
@@ -95,6 +94,9 @@ def pruning(
                     pass
 
     return Relevance(budget, tied)
+
+
+pruning = checked(pruning)
 
 
 def _scores(run: Run, images: int | None) -> dict[str, Tensor]:

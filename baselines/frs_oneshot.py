@@ -39,7 +39,6 @@ METHOD = Method(
 )
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -91,3 +90,6 @@ def score(
         total = (weights * sums[name][shown]).mean(0).abs() if name in sums else torch.zeros(layer.out_channels)
         scores[name] = (total / (total.norm() + 1e-9)).float().cpu()
     return scores
+
+
+score = checked(score)

@@ -41,7 +41,6 @@ METHOD = Method(
 TINY = 1e-300  # least norm that is divided by: a vector of zeros stays zeros
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -77,3 +76,6 @@ def score(
         for name in group.members:
             scores[name] = (gamma * dgamma + beta_weight * beta) / len(group.members)
     return with_output_layers(model, scores)
+
+
+score = checked(score)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 METHOD = Method(label="Group Fisher", kind="gradual", needs=frozenset({"gradient", "labels"}), start="dense")
 
 
-@checked
 def pruning(
     budget: float,
     tied: bool = False,
@@ -51,3 +50,6 @@ def pruning(
     from fgp.scoring.fisher import GroupFisher
 
     return GroupFisher(budget, tied, interval, channels, normalise)
+
+
+pruning = checked(pruning)

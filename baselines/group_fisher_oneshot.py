@@ -36,7 +36,6 @@ Resource = Annotated[
 ]
 
 
-@checked
 def score(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, normalise: Resource = "memory"
 ) -> dict[str, Tensor]:
@@ -51,3 +50,6 @@ def score(
 
     structure, totals = dense_scores(model, batches, normalise)
     return layer_scores(structure, model, totals)
+
+
+score = checked(score)

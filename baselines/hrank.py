@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 METHOD = Method(label="HRank", needs=frozenset({"forward"}), paper_name="HRank")
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -63,3 +62,6 @@ def score(
 
     images = feature_maps(model, batches, read, after_relu=True, most_batches=most_batches)
     return {name: (total.double() / images).float().cpu() for name, total in sums.items()}
+
+
+score = checked(score)

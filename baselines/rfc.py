@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 METHOD = Method(label="RFC", needs=frozenset({"forward", "labels"}), tasks=frozenset({"classification"}))
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -78,6 +77,9 @@ def score(
         else torch.zeros(layer.out_channels)
         for name, layer in convolutions(model).items()
     }
+
+
+score = checked(score)
 
 
 def _label_entropies(norms: Tensor, labels: Tensor, count: int) -> Tensor:

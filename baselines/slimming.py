@@ -34,7 +34,6 @@ STRENGTH = {"plain": 1e-4, "residual": 1e-5}
 _RESIDUAL = ("resnet", "deeplab")
 
 
-@checked
 def training(
     *,
     strength: Annotated[
@@ -60,6 +59,9 @@ def training(
         return (strength_for(model) if strength is None else strength) * sum(scale.abs().sum() for scale in scales)
 
     return Penalty(penalty)
+
+
+training = checked(training)
 
 
 def strength_for(model: nn.Module) -> float:

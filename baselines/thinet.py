@@ -39,7 +39,6 @@ Images = Annotated[int, Field(ge=1, description="images that are read, the first
 Positions = Annotated[int, Field(ge=1, description="outputs sampled an image and layer")]
 
 
-@checked
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -74,7 +73,9 @@ def score(
     return scores
 
 
-@checked
+score = checked(score)
+
+
 def repair(
     model: nn.Module,
     plan: Mapping[str, Sequence[int]],
@@ -110,6 +111,9 @@ def repair(
             with torch.no_grad():
                 weight[:, places.flatten()] *= every.to(weight.dtype).view(-1, *[1] * (weight.ndim - 2))
     return repaired
+
+
+repair = checked(repair)
 
 
 def removal_order(product: Tensor) -> Tensor:

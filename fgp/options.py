@@ -1,7 +1,8 @@
 """Options of methods, declared once: as the keyword-only parameters of a method's function, with pydantic types. Loads no torch.
 
-    @checked
     def score(model, batches, seed, *, images: Annotated[int, Field(ge=1, description="images read")] = 1000): ...
+
+    score = checked(score)
 
 A function whose options are a pydantic model elsewhere takes them as `**options: Unpack[Model]`. A value counts as its text, so
 that a configuration, a command line and Python mean the same by it. Numbers are finite.
@@ -48,13 +49,23 @@ def carrier(module: ModuleType) -> Callable | None:
 
 @functools.cache
 def model(function: Callable) -> type[BaseModel]:
-    """Return the options of a function as a pydantic model, a field for each option."""
+    """Return the options of a function as a pydantic model, a field for each option.
+
+    Raises:
+        FgpError: an option is not declared in full.
+    """
     inner = inspect.unwrap(function)
     parameters = [
         parameter
         for parameter in inspect.signature(inner).parameters.values()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
     ]
+    for parameter in parameters:
+        undefined = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if undefined or parameter.annotation is parameter.empty:
+            raise FgpError(
+                f"{inner.__module__}: option {parameter.name} of {inner.__name__} lacks a type or a default; declare it"
+            )
     written = SimpleNamespace(__annotations__={parameter.name: parameter.annotation for parameter in parameters})
     types = typing.get_type_hints(written, getattr(inner, "__globals__", {}), include_extras=True)
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
@@ -104,9 +115,10 @@ def validate(declared: type[BaseModel], given: Mapping[str, object], method: str
 
 
 def checked(function: Callable) -> Callable:
-    """Let a function with declared options check and read those that it is called with (decorator).
+    """Return a function with declared options that reads those it is called with as their types.
 
-    The function raises FgpError, which names the option, for what `check` would refuse.
+    It raises FgpError, which names the option, for what `check` would refuse. Not used as a decorator: mutmut mutates no function
+    that has one.
     """
 
     @functools.wraps(function)

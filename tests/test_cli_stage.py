@@ -19,7 +19,7 @@ from fgp.train.hooks import Hook, Penalty
 
 
 def test_a_method_takes_part_in_the_training(digits, tmp_path, monkeypatch):
-    def training(*, strength: float):
+    def training(*, strength: float = 1.0):
         return Penalty(lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters()))
 
     fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), training=training, score=print)

@@ -166,6 +166,21 @@ def test_refusals_say_where_and_what_is_legal(method, given, message):
         options.check(method, baselines.get(method), given, "here.")
 
 
+def test_an_option_without_type_or_default_is_refused_by_name():
+    def untyped(*, size=1):
+        pass
+
+    def required(*, size: int):
+        pass
+
+    def whole(**sizes):
+        pass
+
+    for function in (untyped, required, whole):
+        with pytest.raises(FgpError, match=f"option sizes? of {function.__name__} lacks a type or a default"):
+            options.model(function)
+
+
 def test_a_typing_error_in_a_direct_call_is_an_error_of_python():
     with pytest.raises(TypeError, match="strenght"):
         baselines.get("slimming").training(strenght=1)
