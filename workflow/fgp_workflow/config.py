@@ -198,7 +198,6 @@ class Config(_Section):
     device: Literal["cpu", "cuda", "auto"] = Field("auto", description="auto: cuda where there is one; which GPU: docs/gpus.md")
     gpu_slots: int = Field(1, ge=1, description="jobs that may share a GPU; docs/gpus.md")
     threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job; a change repeats nothing")
-    cells_per_job: int = Field(1, ge=1, description="cells of one task, seed and method that share a process")
     seeds: Seeds = Field(description="one run of everything each")
     datasets: dict[Name, Dataset] = Field(description="data sets by name")
     recipes: dict[Name, Recipe] = Field(description="training recipes by name")
@@ -265,6 +264,8 @@ def _narrowed(config: Config) -> Config:
 
 def _explain(detail: dict) -> str:
     key = ".".join(str(part) for part in detail["loc"])
+    if key == "cells_per_job":
+        return f"{key}: every cell is a job now; remove the key"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; {closest(str(detail['loc'][-1]), _fields(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
