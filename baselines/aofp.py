@@ -22,10 +22,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,31 +55,34 @@ def pruning(
     budget: float,
     tied: bool = False,
     *,
-    iterations: int | str | None = None,
-    theta: float | str = 0.01,
-    warmup: int | str | None = None,
+    iterations: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="training steps a round; if left out 1000, or what lets a layer be searched 10 times in a shorter run",
+        ),
+    ] = None,
+    theta: Annotated[float, Field(ge=1e-9, description="the mean t below which filters go, at first")] = 0.01,
+    warmup: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="training steps before the first layer's search; the others follow in steps of iterations / layers; "
+            "if left out half of iterations",
+        ),
+    ] = None,
 ) -> Gradual:
     """Return the hook that prunes.
 
     Args:
         budget: MACs to reach, see `Gradual`.
         tied: see `Gradual`.
-        iterations: training steps a round; None: 1000, or what lets a layer be searched 10 times in a shorter run.
-        theta: the mean t below which filters go, at first.
-        warmup: training steps before the first layer's search; the others follow in steps of iterations / layers. None: half of
-            `iterations`.
-
-    Raises:
-        FgpError: an option is no number or outside its range.
+        iterations, theta, warmup: see their descriptions.
     """
     import torch
 
     from fgp.scoring.ablation import Ablations, Round
     from fgp.train.gradual import Gradual
-
-    iterations = iterations if iterations is None else number("iterations", iterations, int, least=1)
-    warmup = warmup if warmup is None else number("warmup", warmup, int, least=0)
-    theta = number("theta", theta, least=1e-9)
 
     class Search(Gradual):
         def begin(self, run: Run) -> None:
@@ -169,6 +174,9 @@ def pruning(
             self.ablations.chosen = {leader: ablated.to(self.run.device) for leader, ablated in state["chosen"].items()}
 
     return Search(budget, tied)
+
+
+pruning = checked(pruning)
 
 
 def _iterations(structure: Structure, steps: int) -> int:

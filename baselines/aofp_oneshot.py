@@ -21,11 +21,13 @@ Deviations:
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.errors import FgpError
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,8 +44,8 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     *,
-    iterations: int | str = 1000,
-    images: int | str = 64,
+    iterations: Annotated[int, Field(ge=1, description="ablations a round and layer, spread evenly over the images")] = 1000,
+    images: Annotated[int, Field(ge=1, description="at most so many images an ablation")] = 64,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}, mean damages; ones where no channel, or all but one, can be removed.
 
@@ -53,11 +55,10 @@ def score(
         model: a network in eval mode, left as it was.
         batches: of images and labels; the labels are not read.
         seed: of the ablations. They follow the order of the filters' norms, so that they do not depend on the filters' numbers.
-        iterations: ablations a round and layer, spread evenly over the images.
-        images: at most so many images an ablation.
+        iterations, images: see their descriptions.
 
     Raises:
-        FgpError: an option is no whole number of at least 1, `batches` is empty, or a feature map is not finite.
+        FgpError: `batches` is empty, or a feature map is not finite.
     """
     import torch
 
@@ -65,7 +66,6 @@ def score(
     from fgp.scoring.checks import check_model, example_of
     from fgp.surgery import Structure
 
-    iterations, images = number("iterations", iterations, int, least=1), number("images", images, int, least=1)
     check_model(model)
     example = example_of(model, batches)
     structure = Structure(model, example, tied=True)
@@ -79,6 +79,9 @@ def score(
             values = damages[units.argsort()].repeat_interleave(group.unit) / len(group.members)
             scores.update(dict.fromkeys(group.members, values.float()))
     return scores
+
+
+score = checked(score)
 
 
 def _search(

@@ -16,10 +16,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,15 +42,17 @@ METHOD = Method(
 )
 
 
-def training(strength: float | str | None = None, momentum: float | str = 0.9) -> Hook:
+def training(
+    *,
+    strength: Annotated[
+        float | None, Field(ge=0, description="factor of the penalty; if left out by network, as Slimming's")
+    ] = None,
+    momentum: Annotated[float, Field(ge=0, le=1, description="share of the guide's moving average that a step keeps")] = 0.9,
+) -> Hook:
     """Return the guided penalty.
 
-    Args:
-        strength: factor, 0 at least; None: by network, as Slimming's.
-        momentum: share of the guide's moving average that a step keeps, in [0, 1].
-
     Raises:
-        FgpError: an option is no such number; at the start of the training, the network has no BatchNorm2d with a scale.
+        FgpError: at the start of the training, the network has no BatchNorm2d with a scale.
     """
     import torch
     import torch.nn.functional as F
@@ -57,9 +61,6 @@ def training(strength: float | str | None = None, momentum: float | str = 0.9) -
     from baselines.slimming import strength_for
     from fgp.errors import FgpError
     from fgp.train.hooks import Hook, Run
-
-    strength = None if strength is None else number("strength", strength, least=0)
-    momentum = number("momentum", momentum, least=0, most=1)
 
     class Guided(Hook):
         def begin(self, run: Run) -> None:
@@ -97,6 +98,9 @@ def training(strength: float | str | None = None, momentum: float | str = 0.9) -
             self.guides = {name: guide.to(self.norms[name].weight.device) for name, guide in state["guides"].items()}
 
     return Guided()
+
+
+training = checked(training)
 
 
 def scaled(guide: Tensor) -> Tensor:

@@ -24,10 +24,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,21 +53,16 @@ DECAY, LEAST = 0.999, 0.02
 BACKBONE = ("backbone", "encoder", "stem", "layer1", "layer2", "layer3", "layer4")
 
 
-def training(iterations: int | str | None = None) -> Hook:
-    """Return the hook that averages e over the last `iterations` steps of the training, all by default; then it has the scores.
-
-    Raises:
-        FgpError: `iterations` is no whole number of at least 1.
-    """
+def training(
+    *, iterations: Annotated[int | None, Field(ge=1, description="last steps of the training that count; if left out all")] = None
+) -> Hook:
+    """Return the hook that averages e over the last `iterations` steps of the training; then it has the scores."""
     import torch
 
     from fgp.layers import norms_after
     from fgp.scoring.group_norms import layer_scores
     from fgp.surgery import Structure
     from fgp.train.hooks import Hook
-
-    if iterations is not None:
-        iterations = number("iterations", iterations, int, least=1)
 
     class Equalisation(Hook):
         def begin(self, run: Run) -> None:
@@ -98,6 +95,9 @@ def training(iterations: int | str | None = None) -> Hook:
                 e.copy_(state["importance"][conv])
 
     return Equalisation()
+
+
+training = checked(training)
 
 
 def ranked(importance: Mapping[str, Tensor], structure: Structure) -> Scores:

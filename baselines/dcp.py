@@ -29,10 +29,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from fgp.train.hooks import Hook
@@ -47,41 +49,32 @@ METHOD = Method(
 
 
 def training(
-    losses: int | str | None = None,
-    images: int | str = 256,
-    turns: int | str | None = None,
-    iterations: int | str = 1,
-    lr: float | str = 0.01,
-    balance: float | str = 1.0,
-    adapt: float | str | None = None,
-    residual: int | str = 0,
+    *,
+    losses: Annotated[
+        int | None,
+        Field(ge=0, description="P, classifiers on inner feature maps; if left out 2, or 3 in a network with residual sums"),
+    ] = None,
+    images: Annotated[int, Field(ge=1, description="training images that the selection reads")] = 256,
+    turns: Annotated[
+        int | None,
+        Field(ge=1, description="at most so many a layer, each admits equally many channels; if left out one channel a turn"),
+    ] = None,
+    iterations: Annotated[int, Field(ge=0, description="SGD steps after each admission")] = 1,
+    lr: Annotated[float, Field(ge=0, description="their learning rate")] = 0.01,
+    balance: Annotated[float, Field(ge=0, description="the paper's lambda")] = 1.0,
+    adapt: Annotated[
+        float | None, Field(ge=0, description="the paper's epsilon, 0.001 there for VGG; if left out all channels are ordered")
+    ] = None,
+    residual: Annotated[bool, Field(description="order the channels that reach residual sums too")] = False,
 ) -> Hook:
     """Return the stages of fine-tuning with the selection at the end of each; the hook's `scores()` are the method's.
 
-    Args:
-        losses: P, classifiers on inner feature maps, 0 at least. None: 2, or 3 in a network with residual sums.
-        images: training images that the selection reads, 1 at least.
-        turns: at most so many a layer, 1 at least; each admits equally many channels. None: one channel a turn.
-        iterations: SGD steps after each admission, 0 at least.
-        lr: their learning rate, 0 at least.
-        balance: the paper's lambda, 0 at least.
-        adapt: the paper's epsilon, 0 at least; it takes 0.001 for VGG. None: order all channels.
-        residual: 1 orders the channels that reach residual sums too.
-
     Raises:
-        FgpError: an option is no such number; in training, the task is no classification.
+        FgpError: in training, the task is no classification.
     """
     from fgp.train.discrimination import Discrimination, Settings
 
-    return Discrimination(
-        Settings(
-            losses=None if losses is None else number("losses", losses, int, least=0),
-            images=number("images", images, int, least=1),
-            turns=None if turns is None else number("turns", turns, int, least=1),
-            iterations=number("iterations", iterations, int, least=0),
-            lr=number("lr", lr, least=0),
-            balance=number("balance", balance, least=0),
-            adapt=None if adapt is None else number("adapt", adapt, least=0),
-            residual=bool(number("residual", residual, int, least=0, most=1)),
-        )
-    )
+    return Discrimination(Settings(losses, images, turns, iterations, lr, balance, adapt, residual))
+
+
+training = checked(training)

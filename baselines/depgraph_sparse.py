@@ -18,11 +18,13 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from baselines.depgraph import score
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from fgp.train.hooks import Hook
@@ -39,16 +41,21 @@ METHOD = Method(
 )
 
 
-def training(strength: float | str = 5e-4, alpha: float | str = 4.0) -> Hook:
+def training(
+    *,
+    strength: Annotated[float, Field(ge=0, description="the paper's lambda")] = 5e-4,
+    alpha: Annotated[
+        float, Field(ge=0, description="the weakest channel is shrunk 2^alpha times as much as the strongest")
+    ] = 4.0,
+) -> Hook:
     """Return the sparse learning, which goes on from the dense network; groups that reach residual sums take part.
 
-    Args:
-        strength: the paper's lambda, 0 at least.
-        alpha: the weakest channel is shrunk 2^alpha times as much as the strongest, 0 at least.
-
     Raises:
-        FgpError: an option is no such number; in training, the channels of the network cannot be followed.
+        FgpError: in training, the channels of the network cannot be followed.
     """
     from fgp.scoring.group_norms import GroupShrinkage
 
-    return GroupShrinkage(number("strength", strength, least=0), number("alpha", alpha, least=0))
+    return GroupShrinkage(strength, alpha)
+
+
+training = checked(training)

@@ -12,9 +12,10 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from fgp.methods import Method
+from fgp.variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 METHOD = Method(label="FGP", needs=frozenset({"weights", "forward", "gradient", "labels"}), selection="cumulative")
 
 
-def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, **options: str) -> dict[str, Tensor]:
+def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, **options: Unpack[Variant]) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}; `options` are the variants of `fgp.score`, `seed` is not read.
 
     Raises:
         FgpError: an option or its value does not exist, or see `fgp.score`.
     """
     from fgp.scoring.engine import importance
-    from fgp.scoring.variants import Variant
 
     return {name: scores.float() for name, scores in importance(model, batches, Variant.of(options)).items()}

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,26 +48,30 @@ def pruning(
     budget: float,
     tied: bool = False,
     *,
-    interval: float | str = 15 / 200,
-    until: float | str = 150 / 200,
-    images: int | str | None = None,
+    interval: Annotated[float, Field(ge=0, le=1, description="n, a share of the epochs; rounded, one epoch at least")] = 15 / 200,
+    until: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="N1, a share of the epochs; rounded down; where the interval is longer, there is one event, at N1",
+        ),
+    ] = 150 / 200,
+    images: Annotated[
+        int | None,
+        Field(
+            ge=1, description="training images that the scores are computed on, the first ones; if left out all, as in the paper"
+        ),
+    ] = None,
 ) -> Gradual:
     """Return the hook that prunes.
 
     Args:
         budget: MACs to reach, see `Gradual`.
         tied: see `Gradual`.
-        interval: n, a share of the epochs; rounded, one epoch at least.
-        until: N1, a share of the epochs; rounded down. Where the interval is longer, there is one event, at N1.
-        images: how many training images the scores are computed on, the first ones; None: all, as the paper does.
-
-    Raises:
-        FgpError: an option is no number or outside its range.
+        interval, until, images: see their descriptions.
     """
     from fgp.train.gradual import Gradual
-
-    interval, until = number("interval", interval, least=0, most=1), number("until", until, least=0, most=1)
-    images = images if images is None else number("images", images, int, least=1)
 
     class Relevance(Gradual):
         whole_run = True
@@ -88,6 +94,9 @@ def pruning(
                     pass
 
     return Relevance(budget, tied)
+
+
+pruning = checked(pruning)
 
 
 def _scores(run: Run, images: int | None) -> dict[str, Tensor]:

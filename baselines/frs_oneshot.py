@@ -19,9 +19,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +40,13 @@ METHOD = Method(
 
 
 def score(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, images: int | str | None = None
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    seed: int,
+    *,
+    images: Annotated[
+        int | None, Field(ge=1, description="how many images are read, the first ones; if left out all, as in the paper")
+    ] = None,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}; `seed` is not read. A layer that no logit depends on scores 0.
 
@@ -45,19 +54,18 @@ def score(
         model: a classification network in eval mode.
         batches: of images and labels.
         seed: not read.
-        images: how many images to read, the first ones; None: all, as the paper does.
+        images: see its description.
 
     Raises:
-        FgpError: `batches` is empty, the network or the labels do not fit (see fgp/scoring/relevance.py), `images` is no number.
+        FgpError: `batches` is empty, the network or the labels do not fit (see fgp/scoring/relevance.py).
     """
     import torch
 
     from fgp.errors import FgpError
     from fgp.layers import convolutions
-    from fgp.options import number
     from fgp.scoring.relevance import channel_relevances
 
-    left = None if images is None else number("images", images, int, least=1)
+    left = images
     sums = {}
     counts = correct = torch.zeros(())
     for pictures, labels in batches:
@@ -82,3 +90,6 @@ def score(
         total = (weights * sums[name][shown]).mean(0).abs() if name in sums else torch.zeros(layer.out_channels)
         scores[name] = (total / (total.norm() + 1e-9)).float().cpu()
     return scores
+
+
+score = checked(score)

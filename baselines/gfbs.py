@@ -18,10 +18,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,15 +42,19 @@ TINY = 1e-300  # least norm that is divided by: a vector of zeros stays zeros
 
 
 def score(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, beta_weight: float = 0.05
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    seed: int,
+    *,
+    beta_weight: Annotated[float, Field(ge=0, description="weight of the shift")] = 0.05,
 ) -> dict[str, Tensor]:
-    """Return {layer: float32 (C_out,)}, possibly negative; `beta_weight` weighs the shift.
+    """Return {layer: float32 (C_out,)}, possibly negative.
 
     The first batch is read, `seed` is not.
 
     Raises:
-        FgpError: `beta_weight` is no number of at least 0, `batches` is empty, the labels do not fit, the loss is not finite, or
-            a convolution is followed by no normalisation with a scale.
+        FgpError: `batches` is empty, the labels do not fit, the loss is not finite, or a convolution is followed by no
+            normalisation with a scale.
     """
     import torch
     from torch.nn.functional import normalize
@@ -58,16 +64,18 @@ def score(
     from fgp.scoring.norms import norm_gradients, with_output_layers
     from fgp.surgery import Structure
 
-    weight = number("beta_weight", beta_weight, least=0)
     norms = next(norm_gradients(model, batches, lambda returned, labels: sample_losses(returned, labels).mean(), training=True))
     vectors = {
         name: torch.stack([normalize(v.double(), dim=0, eps=TINY) for v in (norm.gamma.abs(), norm.dgamma.abs(), norm.beta)])
         for name, norm in norms.items()
     }
-    scores = {name: gamma * dgamma + weight * beta for name, (gamma, dgamma, beta) in vectors.items()}
+    scores = {name: gamma * dgamma + beta_weight * beta for name, (gamma, dgamma, beta) in vectors.items()}
     images = place(next(iter(batches))[0], model)
     for group in Structure(model, images, tied=True).prunable:
         gamma, dgamma, beta = torch.stack([vectors[name] for name in group.members]).mean(0)
         for name in group.members:
-            scores[name] = (gamma * dgamma + weight * beta) / len(group.members)
+            scores[name] = (gamma * dgamma + beta_weight * beta) / len(group.members)
     return with_output_layers(model, scores)
+
+
+score = checked(score)

@@ -18,10 +18,13 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
+from baselines.group_fisher_oneshot import Resource
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from fgp.train.gradual import Gradual
@@ -30,26 +33,23 @@ METHOD = Method(label="Group Fisher", kind="gradual", needs=frozenset({"gradient
 
 
 def pruning(
-    budget: float, tied: bool = False, interval: int | str = 10, channels: int | str = 1, normalise: str = "memory"
+    budget: float,
+    tied: bool = False,
+    *,
+    interval: Annotated[int, Field(ge=1, description="training steps from one removal to the next")] = 10,
+    channels: Annotated[int, Field(ge=1, description="channels removed at a time")] = 1,
+    normalise: Resource = "memory",
 ) -> Gradual:
     """Return the pruning to `budget` (see `fgp.train.gradual.Gradual`).
 
     Args:
         budget: fraction of the dense MACs if at most 1, else MACs of one image.
         tied: prune the groups that reach residual sums too.
-        interval: training steps from one removal to the next, 1 at least.
-        channels: channels removed at a time, 1 at least.
-        normalise: what the Fisher information is divided by: "memory", "macs" or "none".
-
-    Raises:
-        FgpError: an option is none of these.
+        interval, channels, normalise: see their descriptions.
     """
-    from fgp.scoring.fisher import GroupFisher, check_resource
+    from fgp.scoring.fisher import GroupFisher
 
-    return GroupFisher(
-        budget,
-        tied,
-        number("interval", interval, int, least=1),
-        number("channels", channels, int, least=1),
-        check_resource(normalise),
-    )
+    return GroupFisher(budget, tied, interval, channels, normalise)
+
+
+pruning = checked(pruning)

@@ -17,9 +17,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from fgp.methods import Method
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,18 +31,25 @@ if TYPE_CHECKING:
 
 METHOD = Method(label="Group Fisher (one-shot)", needs=frozenset({"gradient", "labels"}), selection="global")
 
+Resource = Annotated[
+    Literal["memory", "macs", "none"], Field(description="what a channel frees, by which its Fisher information is divided")
+]
+
 
 def score(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, normalise: str = "memory"
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, normalise: Resource = "memory"
 ) -> dict[str, Tensor]:
-    """Return {layer: float32 (C_out,)}; `normalise` is "memory", "macs" or "none", `seed` is not read.
+    """Return {layer: float32 (C_out,)}; `seed` is not read.
 
     Raises:
-        FgpError: `normalise` is something else, `batches` is empty, the labels do not fit, the loss is not finite, or the
-            channels of the network cannot be followed.
+        FgpError: `batches` is empty, the labels do not fit, the loss is not finite, or the channels of the network cannot be
+            followed.
     """
-    from fgp.scoring.fisher import check_resource, dense_scores
+    from fgp.scoring.fisher import dense_scores
     from fgp.scoring.group_norms import layer_scores
 
-    structure, totals = dense_scores(model, batches, check_resource(normalise))
+    structure, totals = dense_scores(model, batches, normalise)
     return layer_scores(structure, model, totals)
+
+
+score = checked(score)

@@ -14,10 +14,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +30,11 @@ METHOD = Method(label="HRank", needs=frozenset({"forward"}), paper_name="HRank")
 
 
 def score(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], seed: int, *, most_batches: int | str = 5
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    seed: int,
+    *,
+    most_batches: Annotated[int, Field(ge=1, description="batches that are read, the first ones")] = 5,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}, ranks between 0 and min(H, W).
 
@@ -38,10 +44,10 @@ def score(
         model: a network in eval mode, left as it was.
         batches: of images and labels; the first `most_batches` are read, labels are not.
         seed: not read.
-        most_batches: how many batches, 1 at least.
+        most_batches: see its description.
 
     Raises:
-        FgpError: `most_batches` is no such number, or see `fgp.scoring.passes.feature_maps`.
+        FgpError: see `fgp.scoring.passes.feature_maps`.
     """
     import torch
 
@@ -49,7 +55,6 @@ def score(
     from fgp.scoring.passes import feature_maps
     from fgp.scoring.rank import matrix_ranks
 
-    most_batches = number("most_batches", most_batches, int, 1)
     sums = {name: layer.weight.new_zeros(layer.out_channels, dtype=torch.int64) for name, layer in convolutions(model).items()}
 
     def read(name: str, maps: Tensor, _: Tensor) -> None:
@@ -57,3 +62,6 @@ def score(
 
     images = feature_maps(model, batches, read, after_relu=True, most_batches=most_batches)
     return {name: (total.double() / images).float().cpu() for name, total in sums.items()}
+
+
+score = checked(score)

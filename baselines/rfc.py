@@ -17,11 +17,13 @@ Deviations:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.errors import FgpError
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,8 +38,10 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     *,
-    most_batches: int | str = 50,
-    top_images: int | str = 640,
+    most_batches: Annotated[int, Field(ge=1, description="batches that are read, the first ones")] = 50,
+    top_images: Annotated[
+        int, Field(ge=1, description="how many of the images that a channel responds to most; at most half of all count")
+    ] = 640,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}, from -log2(number of classes) to 0.
 
@@ -47,19 +51,16 @@ def score(
         model: a network in eval mode, left as it was.
         batches: of images (N, 3, H, W) and labels (N,); the first `most_batches` are read.
         seed: not read.
-        most_batches: how many batches, 1 at least.
-        top_images: how many of the images that a channel responds to most, 1 at least; at most half of all count.
+        most_batches, top_images: see their descriptions.
 
     Raises:
-        FgpError: an option is no such number, the labels are not one class number an image, or see
-            `fgp.scoring.passes.feature_maps`.
+        FgpError: the labels are not one class number an image, or see `fgp.scoring.passes.feature_maps`.
     """
     import torch
 
     from fgp.layers import convolutions
     from fgp.scoring.passes import feature_maps
 
-    most_batches, top_images = number("most_batches", most_batches, int, 1), number("top_images", top_images, int, 1)
     norms, labels = {name: [] for name in convolutions(model)}, {name: [] for name in convolutions(model)}
 
     def read(name: str, maps: Tensor, classes: Tensor) -> None:
@@ -76,6 +77,9 @@ def score(
         else torch.zeros(layer.out_channels)
         for name, layer in convolutions(model).items()
     }
+
+
+score = checked(score)
 
 
 def _label_entropies(norms: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -13,11 +13,13 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.errors import FgpError
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,19 +34,19 @@ STRENGTH = {"plain": 1e-4, "residual": 1e-5}
 _RESIDUAL = ("resnet", "deeplab")
 
 
-def training(strength: float | str | None = None) -> Hook:
+def training(
+    *,
+    strength: Annotated[
+        float | None,
+        Field(ge=0, description="factor of the penalty; if left out 1e-5 for ResNets and DeepLab, 1e-4 for other networks"),
+    ] = None,
+) -> Hook:
     """Return the penalty strength * sum of |gamma| over every BatchNorm2d, to be added to the loss.
 
-    Args:
-        strength: factor, 0 at least. None: by network, 1e-5 where `model.fgp_spec` names a ResNet or DeepLab, else 1e-4.
-
     Raises:
-        FgpError: the strength is no number of at least 0; in training, the network has no batch normalisation with a scale.
+        FgpError: in training, the network has no batch normalisation with a scale.
     """
     from fgp.train.hooks import Penalty
-
-    if strength is not None:
-        strength = number("strength", strength, least=0)
 
     def penalty(model: nn.Module) -> Tensor:
         from torch import nn
@@ -57,6 +59,9 @@ def training(strength: float | str | None = None) -> Hook:
         return (strength_for(model) if strength is None else strength) * sum(scale.abs().sum() for scale in scales)
 
     return Penalty(penalty)
+
+
+training = checked(training)
 
 
 def strength_for(model: nn.Module) -> float:

@@ -21,10 +21,12 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fgp.methods import Method
-from fgp.options import number
+from fgp.options import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,14 +35,17 @@ if TYPE_CHECKING:
 
 METHOD = Method(label="ThiNet", needs=frozenset({"forward", "seed"}))
 
+Images = Annotated[int, Field(ge=1, description="images that are read, the first ones")]
+Positions = Annotated[int, Field(ge=1, description="outputs sampled an image and layer")]
+
 
 def score(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     *,
-    images: int | str = 1000,
-    positions: int | str = 10,
+    images: Images = 1000,
+    positions: Positions = 10,
 ) -> dict[str, Tensor]:
     """Return {layer: float32 (C_out,)}, 0 for the channel that goes first; ones where no channel can be removed.
 
@@ -48,20 +53,18 @@ def score(
         model: a network in eval mode, left as it was.
         batches: of images and labels; the labels are not read.
         seed: of the sampled outputs.
-        images: how many images are read, the first ones.
-        positions: outputs sampled an image and layer.
+        images, positions: see their descriptions.
 
     Raises:
-        FgpError: an option is no whole number of at least 1, `batches` is empty, a transposed convolution reads channels that
-            could be removed, or a feature map is not finite.
+        FgpError: `batches` is empty, a transposed convolution reads channels that could be removed, or a feature map is not
+            finite.
     """
     import torch
 
     from fgp.layers import convolutions
     from fgp.scoring.contributions import products
 
-    counts = (number("images", images, int, least=1), number("positions", positions, int, least=1))
-    structure, found = products(model, batches, seed, *counts)
+    structure, found = products(model, batches, seed, images, positions)
     scores = {name: torch.ones(layer.out_channels) for name, layer in convolutions(model).items()}
     for group in structure.prunable:
         if readers := found[group.leader]:
@@ -70,14 +73,17 @@ def score(
     return scores
 
 
+score = checked(score)
+
+
 def repair(
     model: nn.Module,
     plan: Mapping[str, Sequence[int]],
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     *,
-    images: int | str = 1000,
-    positions: int | str = 10,
+    images: Images = 1000,
+    positions: Positions = 10,
 ) -> nn.Module:
     """Return a copy of the dense network in which the weights that read a kept channel are multiplied by its w.
 
@@ -94,8 +100,7 @@ def repair(
 
     from fgp.scoring.contributions import products
 
-    counts = (number("images", images, int, least=1), number("positions", positions, int, least=1))
-    structure, found = products(model, batches, seed, *counts)
+    structure, found = products(model, batches, seed, images, positions)
     repaired = copy.deepcopy(model)
     for leader, kept in structure.applied(plan).items():
         readers = structure.consumers(leader)
@@ -106,6 +111,9 @@ def repair(
             with torch.no_grad():
                 weight[:, places.flatten()] *= every.to(weight.dtype).view(-1, *[1] * (weight.ndim - 2))
     return repaired
+
+
+repair = checked(repair)
 
 
 def removal_order(product: Tensor) -> Tensor:

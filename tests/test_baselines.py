@@ -156,11 +156,11 @@ def test_slimming_penalty_has_the_official_subgradient():
     model = small()
     for strength, expected in ((None, 1e-4), (0.02, 0.02), ("0.02", 0.02)):
         model.zero_grad()
-        METHODS["slimming"].training(strength).penalty(model).backward()
+        METHODS["slimming"].training(strength=strength).penalty(model).backward()
         for norm in (model.norm1, model.norm2):
             torch.testing.assert_close(norm.weight.grad, expected * norm.weight.sign())
             assert norm.bias.grad is None
-    assert METHODS["slimming"].training(2.0).penalty(model).item() == pytest.approx(
+    assert METHODS["slimming"].training(strength=2.0).penalty(model).item() == pytest.approx(
         2 * sum(abs(gamma) for norm in (model.norm1, model.norm2) for gamma in norm.weight.tolist())
     )
 
@@ -178,7 +178,7 @@ def test_slimming_strength_follows_the_network(network, strength):
 @pytest.mark.parametrize("strength", [-1, "much", float("nan"), float("inf")])
 def test_slimming_strength_is_checked(strength):
     with pytest.raises(FgpError, match="strength"):
-        METHODS["slimming"].training(strength)
+        METHODS["slimming"].training(strength=strength)
 
 
 def test_slimming_pairs_by_tensors_not_by_order():

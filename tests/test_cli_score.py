@@ -51,6 +51,12 @@ def test_every_criterion_runs(files, tmp_path, method):
     assert metadata["images"] == 20
 
 
+def test_options_are_recorded_as_their_types(files, tmp_path):
+    words = ("--images", 20, "--option", "images=5", "--option", "positions=2")
+    assert run(files, tmp_path / "s.safetensors", *words, method="thinet") == 0
+    assert load_scores(tmp_path / "s.safetensors")[1]["options"] == {"images": 5, "positions": 2}
+
+
 def test_a_choice_of_images(files, tmp_path):
     for words, count in ((("--images", 30), 30), (("--per-class", 2), 20)):
         assert run(files, tmp_path / "s.safetensors", *words) == 0
@@ -68,7 +74,11 @@ def test_a_choice_of_images(files, tmp_path):
     [
         (("--option", "form"), {}, "expected KEY=VALUE"),
         (("--option", "frm=abs"), {}, "did you mean form"),
-        (("--option", "form=gap"), {}, "form='gap'"),
+        (("--option", "form=gap"), {}, "--option form: 'gap'; did you mean gapfirst"),
+        (("--option", "form=gapfirst", "--option", "normalise=jointmax"), {}, "--option normalise='jointmax': form='gapfirst'"),
+        (("--option", "form=abs", "--option", "form=abs"), {}, "--option form=abs: form is given twice"),
+        (("--option", "images=0"), {"method": "thinet"}, "--option images: '0'; give a whole number of at least 1"),
+        (("--option", "strength=1"), {"method": "slimming"}, "--option strength: slimming has no such option; legal: none"),
         (("--option", "a=1"), {"method": "l1"}, "--option a: l1 has no such option"),
         ((), {"method": "fgpp"}, "method 'fgpp'"),
         ((), {"method": "scratch-e"}, "kind scratch"),

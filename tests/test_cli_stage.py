@@ -11,7 +11,6 @@ from test_cli_train import RECIPE, WIDTH, run
 import fgp
 from fgp import layers, plans
 from fgp.methods import Method
-from fgp.options import number
 from fgp.plans import load_plan
 from fgp.scoring.files import load_scores
 from fgp.surgery import Structure
@@ -20,8 +19,7 @@ from fgp.train.hooks import Hook, Penalty
 
 
 def test_a_method_takes_part_in_the_training(digits, tmp_path, monkeypatch):
-    def training(strength):
-        strength = number("strength", strength)
+    def training(*, strength: float = 1.0):
         return Penalty(lambda model: strength * sum(parameter.square().sum() for parameter in model.parameters()))
 
     fake = types.SimpleNamespace(METHOD=Method(label="Fake", kind="sparse-training"), training=training, score=print)
@@ -78,7 +76,14 @@ def test_a_gradual_method_leaves_a_plan(digits, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (("--network", "vgg16", "--method", "l1"), "sparse-training"),
-        (("--network", "vgg16", "--method", "slimming", "--option", "strenght=1"), "strenght"),
+        (
+            ("--network", "vgg16", "--method", "slimming", "--option", "strenght=1"),
+            "slimming has no such option; did you mean strength?",
+        ),
+        (
+            ("--network", "vgg16", "--method", "slimming", "--option", "strength=-1"),
+            "--option strength: '-1'; give a number of at least 0",
+        ),
         (("--network", "vgg16", "--method", "slimming", "--option", "strength"), "expected KEY=VALUE"),
         (("--network", "vgg16", "--method", "slimming", "--selection", "macs-0.5"), "--selection"),
         (("--weights", "missing.safetensors", "--method", "slimming"), "give --network"),

@@ -65,7 +65,7 @@ def set_in(raw: dict, key: str, value: object) -> dict:
         (
             "tasks/digits-vgg16/options",
             {"hrank": {"batches": 1}},
-            r"options\.hrank: unknown 'batches'; did you mean most_",
+            r"options\.hrank\.batches: hrank has no such option; did you mean most_batches",
         ),
         ("tasks/digits-vgg16/options", {"hrnak": {}}, r"tasks\.digits-vgg16\.options: unknown 'hrnak'; did you mean hrank"),
         ("tasks/digits-vgg16/stage_recipes", {"hrank": "digits"}, r"stage_recipes: hrank \(kind criterion\) has no own training"),

@@ -80,7 +80,7 @@ def test_a_guide_of_zero_is_slimming():
             module.bias.data[:] = module.bias.data[0]
     recipe = Recipe(epochs=1, batch_size=6, lr=0.1)
     models = [copy.deepcopy(model) for _ in range(3)]
-    hooks = (cap.training(0.01), slimming.training(0.01), None)
+    hooks = (cap.training(strength=0.01), slimming.training(strength=0.01), None)
     for one, hook in zip(models, hooks, strict=True):
         fit(one, data.train, data, recipe, 0, "cpu", hook=hook)
     for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):

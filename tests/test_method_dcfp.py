@@ -18,7 +18,7 @@ from fgp.train.hooks import Run
 from fgp.train.rebalanced import Rebalanced, class_weights, rebalanced
 
 
-@pytest.mark.parametrize("make", [dcfp.training, lambda: dcfp.training(5), dcfp.finetuning])
+@pytest.mark.parametrize("make", [dcfp.training, lambda: dcfp.training(iterations=5), dcfp.finetuning])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(make, tmp_path):
     assert_resumes(make, tmp_path)
 
@@ -75,7 +75,7 @@ def test_scores_by_hand():
 def test_e_is_of_the_training_loss_with_the_auxiliary_head(iterations, first):
     """The training loop written out: cross-entropy + 0.4 auxiliary, plain SGD, e over the last steps."""
     data, recipe = dataset(), Recipe(epochs=8, batch_size=6, lr=0.1, momentum=0)
-    hook, model, literal = dcfp.training(iterations), tiny(), tiny().train()
+    hook, model, literal = dcfp.training(iterations=iterations), tiny(), tiny().train()
     fit(model, data.train, data, recipe, 3, "cpu", hook=hook)
     norms = {"stem.0": literal.stem[1], "layer1.0": literal.layer1[1], "layer2.0": literal.layer2[1], "head.0": literal.head[1]}
     e = {name: [0.0] * norm.num_features for name, norm in norms.items()}
@@ -219,7 +219,7 @@ def test_the_repair_is_relu_of_beta_through_the_kernels_sum():
 def test_refusals_of_dcfp():
     for wrong in (0, "many", 1.5):
         with pytest.raises(FgpError, match="iterations"):
-            dcfp.training(wrong)
+            dcfp.training(iterations=wrong)
     with pytest.raises(FgpError, match="no image"):
         dcfp.repair(tiny(), {"layer1.0": [0]}, [], 0)
 

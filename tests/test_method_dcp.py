@@ -357,7 +357,8 @@ def test_options_are_checked(option, value):
 
 
 def test_options_are_read():
-    hook = baselines.get("dcp").training("3", "64", "2", "5", "0.1", "2", "0.001", "1")
+    given = {"losses": "3", "images": "64", "turns": "2", "iterations": "5", "lr": "0.1", "balance": "2", "adapt": "0.001"}
+    hook = baselines.get("dcp").training(**given, residual="1")
     assert hook.settings == Settings(3, 64, 2, 5, 0.1, 2.0, 0.001, True)
     assert baselines.get("dcp").training().settings == Settings()
 

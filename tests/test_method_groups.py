@@ -199,7 +199,7 @@ def test_group_norm_and_sparse_learning_as_torch_pruning(name, width):
     squared = lambda group: tp.importance.GroupMagnitudeImportance(p=2)(group) ** 2  # noqa: E731  they take the root
     last = [module for module in theirs.modules() if isinstance(module, nn.Linear)]
     tp.pruner.GroupNormPruner(theirs, images, squared, reg=0.01, ignored_layers=last).regularize(theirs)
-    hook = baselines.get("depgraph-sparse").training("0.01")
+    hook = baselines.get("depgraph-sparse").training(strength="0.01")
     hook.begin(Run(ours, [(images, None)], 1, 1, 4, "classification", 0, torch.device("cpu")))
     for parameter in ours.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -363,7 +363,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(name, tmp_path):
         (lambda: baselines.get("group-fisher").pruning(0.5, channels="two"), "option channels: 'two'"),
         (
             lambda: baselines.get("group-fisher").pruning(0.5, normalise="flops"),
-            "option normalise: 'flops'; give one of memory, macs, none$",
+            "option normalise: 'flops'; give memory or macs or none$",
         ),
         (lambda: baselines.get("group-fisher-oneshot").score(block(), [], 0, normalise="x"), "option normalise"),
         (lambda: baselines.get("group-fisher-oneshot").score(block(), [], 0), "^batches: holds no image"),

@@ -173,7 +173,7 @@ FOREIGN = {
         "--epochs 2",
     ),
     "data": ({"datasets": {"digits": {"source": "digits", "size": 16}}}, "--size 16", "--size 32"),
-    "train_limit": ({"datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 9}}}, "--train-limit 9", "nothing"),
+    "train_limit": ({"datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 11}}}, "--train-limit 11", "nothing"),
     "scoring": ({"scoring": {"images": 50}}, "--images 50", "--images 100"),
     "option": ({"tasks": task(options={"fgp": {"form": "abs"}})}, "--option form=abs", "nothing"),
     "tied": ({"tasks": task(tied=True)}, "--tied", "nothing"),

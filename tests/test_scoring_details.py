@@ -16,7 +16,7 @@ from fgp import FgpError
 from fgp.scoring import formulas
 from fgp.scoring.checks import check_model, differentiable, example_of, place
 from fgp.scoring.maps import heatmaps
-from fgp.scoring.variants import Variant
+from fgp.variants import Variant
 
 
 class Steps(nn.Module):

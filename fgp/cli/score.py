@@ -5,7 +5,6 @@ while it trains (`fgp stage`) the scores are taken from the weights file.
 """
 
 import argparse
-import inspect
 import time
 from types import ModuleType
 
@@ -93,7 +92,7 @@ def _recorded(args: argparse.Namespace) -> tuple[dict, float, int]:
     return {name: torch.tensor(values) for name, values in about["scores"].items()}, about["score_seconds"], 0
 
 
-def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
+def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, object]:
     facts = method.METHOD
     if facts.kind == "scratch":
         raise FgpError(f"--method {args.method}: kind scratch has no scores; its architecture is that of {facts.plan_of}")
@@ -101,14 +100,7 @@ def _options(args: argparse.Namespace, method: ModuleType) -> dict[str, str]:
         raise FgpError(f"--method {args.method}: kind {facts.kind} does not score a trained network; see fgp stage")
     if not hasattr(method, "score"):
         return {}
-    given = options.parse(args.option, "--option")
-    parameters = inspect.signature(method.score).parameters.values()
-    legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    checks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for key in given:
-        if key not in legal and not checks_itself:
-            raise FgpError(f"--option {key}: {args.method} has no such option; legal: {', '.join(legal) or 'none'}")
-    return given
+    return options.check_for(method.score, options.parse(args.option, "--option"), args.method, "--option ")
 
 
 def _check(args: argparse.Namespace, method: ModuleType, model, dataset) -> None:

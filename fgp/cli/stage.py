@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, write weights, curve, and the plan or the metrics."""
     recipe = Recipe.from_args(args)
     method = _method(args)
+    given = options.check(args.method, method, options.parse(args.option, "--option"), "--option ")
     device = common.set_up_device(args)
     import fgp
     from fgp import data
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
     dataset = data.load(args.data)
     recipe.check_task(dataset.task)
-    hook = _hook(args, method, dataset.task)
+    hook = _hook(args, method, given, dataset.task)
     if args.network:
         model = training.new_network(args, dataset)
     else:
@@ -95,19 +96,15 @@ def _method(args: argparse.Namespace) -> ModuleType:
     return method
 
 
-def _hook(args: argparse.Namespace, method: ModuleType, task: str):
+def _hook(args: argparse.Namespace, method: ModuleType, given: dict[str, object], task: str):
     if task not in method.METHOD.tasks:
         raise FgpError(f"--method {args.method}: meant for {', '.join(sorted(method.METHOD.tasks))}, the data are for {task}")
-    given = options.parse(args.option, "--option")
-    try:
-        if method.METHOD.kind == "sparse-training":
-            return method.training(**given)
-        selection = selections.parse(args.selection)
-        if selection.kind != "macs" or selection.multiple > 1:
-            raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
-        return method.pruning(selection.value, args.tied, **given)
-    except TypeError as error:
-        raise FgpError(f"--option: {args.method}: {error}") from None
+    if method.METHOD.kind == "sparse-training":
+        return method.training(**given)
+    selection = selections.parse(args.selection)
+    if selection.kind != "macs" or selection.multiple > 1:
+        raise FgpError(f"--selection {args.selection}: a gradual method stops at a number of MACs; give macs-BUDGET")
+    return method.pruning(selection.value, args.tied, **given)
 
 
 def _pruned(args: argparse.Namespace, hook, model, seconds: float):

@@ -31,6 +31,17 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "camvid": camvid,
     "cityscapes": cityscapes,
 }
+KNOWN = {
+    "digits": ("classification", 10),
+    "scenes": ("segmentation", 11),
+    "cifar10": ("classification", 10),
+    "cifar100": ("classification", 100),
+    "camvid": ("segmentation", 11),
+    "cityscapes": ("segmentation", 19),
+}
+"""Task and number of classes of `SOURCES`; an image folder is for classification, its classes are known when it is read."""
+MOST_PIXELS = 1 << 14
+"""Longest side of an image."""
 _FOLDER = "folder:"
 _WORKERS = min(4, os.cpu_count() or 1)
 _AT_ONCE = 32
@@ -106,8 +117,8 @@ def _checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int) and 1 <= side <= 1 << 14 for side in sides):
-        raise FgpError(f"size {size}: expected one side or height and width, each from 1 to {1 << 14} pixels")
+    if len(sides) not in (1, 2) or not all(isinstance(side, int) and 1 <= side <= MOST_PIXELS for side in sides):
+        raise FgpError(f"size {size}: expected one side or height and width, each from 1 to {MOST_PIXELS} pixels")
     return (sides[0], sides[-1])
 
 

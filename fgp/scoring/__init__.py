@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from fgp.scoring.engine import importance
 from fgp.scoring.maps import heatmaps
-from fgp.scoring.variants import Variant
+from fgp.variants import Variant
 
 __all__ = ["heatmaps", "score"]
 
@@ -73,4 +73,14 @@ def score(
             convolution twice or turns gradients off; labels out of range or of the wrong shape; no image, or none with an active
             class; an activation or gradient that is NaN or infinite. The message names the layer.
     """
-    return importance(model, batches, Variant(feature, form, normalise, target, classes, evidence), output)
+    variant = Variant.of(
+        {
+            "feature": feature,
+            "form": form,
+            "normalise": normalise,
+            "target": target,
+            "classes": classes,
+            "evidence": evidence,
+        }
+    )
+    return importance(model, batches, variant, output)

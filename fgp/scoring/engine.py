@@ -13,7 +13,7 @@ from fgp.scoring.capture import Capture
 from fgp.scoring.checks import check_model, differentiable, place
 from fgp.scoring.logits import check_labels, pick_logits
 from fgp.scoring.targets import Targets
-from fgp.scoring.variants import Variant
+from fgp.variants import Variant
 
 
 def importance(

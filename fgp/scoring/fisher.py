@@ -14,19 +14,6 @@ from fgp.surgery import Structure
 from fgp.train.gradual import Gradual
 from fgp.train.hooks import Run
 
-RESOURCES = ("memory", "macs", "none")
-
-
-def check_resource(normalise: str) -> str:
-    """Return `normalise` if it is one of `RESOURCES`.
-
-    Raises:
-        FgpError: it is not.
-    """
-    if normalise not in RESOURCES:
-        raise FgpError(f"option normalise: {normalise!r}; give one of {', '.join(RESOURCES)}")
-    return normalise
-
 
 def fisher(slopes: Tensor, group: Group) -> Tensor:
     """Return the sum over images of the squared slope of the loss, float64 (C,).
@@ -46,6 +33,9 @@ def freed(structure: Structure, plan: Mapping[str, Sequence[int]], normalise: st
         plan: the channels left, {group leader: kept indices}, one entry for each group that may lose channels.
         normalise: "memory", the values in the outputs of the group's convolutions; "macs", those of the convolutions and of all
             that reads them, at the channels left elsewhere (of the last channel: all MACs); "none", 1.
+
+    Raises:
+        FgpError: `normalise` is something else.
     """
     if normalise == "macs":
         counts = {leader: range(len(kept)) for leader, kept in plan.items()}
@@ -58,6 +48,8 @@ def freed(structure: Structure, plan: Mapping[str, Sequence[int]], normalise: st
             group.leader: float(group.unit * sum(structure.positions[member] for member in group.members))
             for group in structure.prunable
         }
+    if normalise != "none":
+        raise FgpError(f"normalise {normalise!r}: give memory, macs or none")
     return dict.fromkeys(plan, 1.0)
 
 

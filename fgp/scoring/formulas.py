@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from fgp.scoring.variants import Variant
+from fgp.variants import Variant
 
 _SCRATCH = 1 << 20
 """Entries of the buffer in which a feature map is rectified piece by piece on the CPU: small enough to stay in the cache."""

@@ -32,18 +32,12 @@ LINES = 21
 LAUGHS = "a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
 )
-MERGES = "a: &a {ha: 1}\n" + "".join(
-    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n"
-    for before, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
-)
 HOSTILE = {
     "billion laughs": LAUGHS,
     "billion laughs in a known key": LAUGHS + SMALL.replace("seeds: [0, 1]", "seeds: *m"),
     "billion laughs in an option": LAUGHS + SMALL.replace("width: 0.25", "options: {l1: *m}"),
-    "billion merges": MERGES,
     "endless list": SMALL.replace("seeds: [0, 1]", "seeds: &s [*s]"),
     "endless mapping": SMALL.replace("methods:", "datasets: &d {digits: *d}\nmethods:"),
-    "endless merge": "a: &a {<<: *a}\n" + SMALL,
     "deep": SMALL.replace("seeds: [0, 1]", "seeds: " + "[" * 500),
     "deep blocks": "- " * 3000,
     "object": "run: !!python/object/apply:os.system ['touch executed']\n",
@@ -72,7 +66,6 @@ HOSTILE = {
     "surrogate": 'run: "\\ud800"\n',
     "line breaks": SMALL.replace("digits-vgg16:", '"a\\nb\\x1b[2J":'),
     "too long a name": SMALL.replace("small", "s" * 10**5),
-    "too long": SMALL + "# " + "x" * 10**6,
     "many mistakes": SMALL + "".join(f"x{n}: 1\n" for n in range(3000)),
 }
 
@@ -98,7 +91,6 @@ def test_values(raw):
 
 @pytest.mark.parametrize("key", ["seeds", "run", "tasks", "methods", "latency", "other"])
 def test_values_that_contain_each_other(key):
-    """What a YAML reader that knows aliases makes of a billion laughs."""
     raw = yaml.safe_load(LAUGHS + SMALL) | {"again": None}
     with time_limit():
         for bomb in (raw["m"], {"a": raw["m"]}):
@@ -126,7 +118,7 @@ def test_hostile_text(tmp_path, name):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("name", ["billion laughs", "billion merges", "object", "line breaks"])
+@pytest.mark.parametrize("name", ["billion laughs", "object", "line breaks"])
 def test_collect_refuses_it_on_one_page(tmp_path, name):
     (tmp_path / "config.yaml").write_text(HOSTILE[name])
     command = [sys.executable, "-m", "fgp_workflow.collect", "--config", "config.yaml", "--out", "cells.csv"]

@@ -1,25 +1,23 @@
 """The configuration: what may stand in a `config/*.yaml`, checked when the DAG is built."""
 
-import difflib
-import inspect
 import reprlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import baselines
-from fgp.data.preparing import SOURCES
+from fgp import selections
+from fgp.data.preparing import MOST_PIXELS
 from fgp.errors import FgpError
-from fgp.methods import OWN_TRAINING, Method
 from fgp.models.names import MOST_WIDTH, NETWORKS
 from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
+from fgp_workflow.config_checks import closest, problems
 
 _MOST_MISTAKES = 15
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2
-_ARGUMENTS = ("model", "batches", "seed", "budget", "tied")
-SEGMENTATION_SOURCES = {"scenes", "camvid", "cityscapes"}
+_MOST_SEED = 2**63 - 1
 
 
 def _decimals(most: int) -> AfterValidator:
@@ -33,9 +31,32 @@ def _decimals(most: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _distinct(values: tuple) -> tuple:
+    if repeated := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise ValueError(f"{repeated[0]!r} stands there twice; name each once")
+    return values
+
+
+def _sides(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    if any(not 1 <= side <= MOST_PIXELS for side in ((size,) if isinstance(size, int) else size or ())):
+        raise ValueError(f"each side has 1 to {MOST_PIXELS} pixels")
+    return size
+
+
+def _plain(text: str) -> str:
+    """Refuse what Snakemake would take for a wildcard, and what no shell command should hold."""
+    if any(character in "{}" or not character.isprintable() for character in text):
+        raise ValueError("braces and control characters are not possible here")
+    return text
+
+
 Share = Annotated[float, Field(gt=0, le=1), _decimals(2)]
 Budget = Annotated[float, Field(gt=0, le=1), _decimals(4)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Plain = Annotated[str, AfterValidator(_plain)]
+Words = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, le=_MOST_SEED)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class _Section(BaseModel):
@@ -45,14 +66,14 @@ class _Section(BaseModel):
 class Dataset(_Section):
     """Where images come from and how they are prepared."""
 
-    source: str = Field(description="digits, scenes, cifar10, cifar100, camvid, cityscapes or folder:<name>")
-    size: int | tuple[int, int] | None = Field(
+    source: Plain = Field(description="digits, scenes, cifar10, cifar100, camvid, cityscapes or folder:<name>")
+    size: Annotated[int | tuple[int, int] | None, AfterValidator(_sides)] = Field(
         None, description="resize to this side, or [height, width], in pixels; null: as they are"
     )
     classes: int | None = Field(None, ge=2, description="keep only the first so many classes (classification)")
     train_limit: int | None = Field(None, ge=1, description="use only so many training images")
     test_limit: int | None = Field(None, ge=1, description="use only so many test images")
-    seed: int = Field(0, ge=0, description="seed of the limits and of generated images")
+    seed: Seed = Field(0, description="seed of the limits and of generated images")
     download: bool = Field(False, description="download the official archive where the data root lacks it")
 
 
@@ -73,10 +94,10 @@ class Task(_Section):
     recipe: str = Field(description="a key of `recipes`, for training")
     finetune: str = Field(description="a key of `recipes`, for fine-tuning after pruning")
     tied: bool = Field(False, description="prune residual streams too, coupled layers as one")
-    methods: tuple[str, ...] | None = Field(
+    methods: Words | None = Field(
         None, description="only these of `methods` run on this task; null: all that are meant for its network"
     )
-    without: tuple[str, ...] = Field((), description="methods that do not run on this task though they are meant for its network")
+    without: Words = Field((), description="methods that do not run on this task though they are meant for its network")
     k: dict[str, Share] = Field({}, description="FGP as defined: row name -> k of cumulative(k)")
     budgets: dict[str, Budget] = Field(
         {}, description="equal MACs: row name -> share of the dense network's MACs; every method is pruned to each"
@@ -98,7 +119,7 @@ class Task(_Section):
         description="recipe of a method's own training, a key of `recipes`; default: `recipe` where it starts from random "
         "weights, `finetune` where it starts from the dense network",
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1, description="only these seeds; null: all")
+    seeds: Seeds | None = Field(None, description="only these seeds; null: all")
     gpu_mem_mb: int = Field(4000, ge=0, description="GPU memory that a job takes at most, in MB, estimated; docs/gpus.md")
     paper: Printed | None = Field(None, description="the printed rows to show beside ours")
 
@@ -113,7 +134,9 @@ class Scoring(_Section):
 class Latency(_Section):
     """How inference speed is measured."""
 
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 128), description="images a forward pass")
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_distinct)] = Field(
+        (1, 128), min_length=1, description="images a forward pass"
+    )
     seconds: float = Field(1.0, gt=0, allow_inf_nan=False, description="measuring time for each network and batch size")
     threads: int = Field(1, ge=1, description="CPU threads of the measured network")
 
@@ -130,24 +153,32 @@ class Figure3a(_Section):
     """Share k of the scores kept, against accuracy and speed."""
 
     task: str
-    k: tuple[Share, ...]
+    k: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Figure3b(_Section):
     """Number of classes, against the gap to the dense network."""
 
     task: str
-    classes: tuple[Annotated[int, Field(ge=2)], ...]
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1), AfterValidator(_distinct)]
     k: Share
 
 
 class Figure4(_Section):
     """Ways to choose the channels that stay."""
 
-    tasks: tuple[str, ...]
+    tasks: Words = Field(min_length=1)
     k: Share = Field(description="k of cumulative(k)")
     share: Share = Field(description="share of the channels that the other selections keep")
-    of: Share = Field(0.5, description="share of best or worst channels that the random selections draw from")
+    of: Share = Field(0.5, description="share of best or worst channels that the random selections draw from, at least `share`")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            selections.check_pool(self.share, self.of, "all", "share")
+        except FgpError as error:
+            raise ValueError(f"{error}; lower `share` or raise `of`") from None
+        return self
 
 
 class Figures(_Section):
@@ -163,21 +194,21 @@ class Config(_Section):
     """One experiment: everything below `results/<run>/`."""
 
     run: Name = Field(description="name of the folder below results/")
-    data_root: str | None = Field(None, description="folder with the data sets; null: the environment variable FGP_DATA")
+    data_root: Plain | None = Field(None, description="folder with the data sets; null: the environment variable FGP_DATA")
     device: Literal["cpu", "cuda", "auto"] = Field("auto", description="auto: cuda where there is one; which GPU: docs/gpus.md")
     gpu_slots: int = Field(1, ge=1, description="jobs that may share a GPU; docs/gpus.md")
     threads: int = Field(1, ge=1, description="CPU threads of a training, scoring or fine-tuning job; a change repeats nothing")
     accept_code: bool = Field(
         False, description="keep results that other code made than the present, if with the same settings; every table says so"
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="one run of everything each")
+    seeds: Seeds = Field(description="one run of everything each")
     datasets: dict[Name, Dataset] = Field(description="data sets by name")
     recipes: dict[Name, Recipe] = Field(description="training recipes by name")
     tasks: dict[Name, Task] = Field(min_length=1, description="tasks by name; the name is a folder below results/<run>/")
-    only: tuple[str, ...] | None = Field(
+    only: Words | None = Field(
         None, min_length=1, description="run only these of `tasks`, with the figures and methods that belong to them; null: all"
     )
-    methods: tuple[str, ...] = Field(description="files of baselines/, written with hyphens")
+    methods: Words = Field(description="files of baselines/, written with hyphens")
     engine: Engine = Field(Engine(), description="how training computes; it does not change the recipe")
     scoring: Scoring = Field(Scoring(), description="what the criteria look at")
     latency: Latency = Field(Latency(), description="how inference speed is measured")
@@ -204,7 +235,8 @@ def load(raw: dict, file: str) -> Config:
     """Check a configuration read from `file`.
 
     Raises:
-        FgpError: a key is unknown or missing, or a value is illegal; the message names file, key and closest legal values.
+        FgpError: a key is unknown or missing, a value is illegal, or values do not go together; the message names file, key and
+            the closest legal values.
     """
     try:
         config = Config.model_validate(raw)
@@ -214,10 +246,8 @@ def load(raw: dict, file: str) -> Config:
         if len(mistakes) > _MOST_MISTAKES:
             lines.append(f"and {len(mistakes) - _MOST_MISTAKES} more")
         raise FgpError(f"{file}: the configuration is wrong:", *lines) from None
-    for key, value, legal in _references(config):
-        if value not in legal:
-            raise FgpError(f"{file}: {key}: unknown {value!r}; {_closest(value, legal)}")
-    _check_consistency(config, file)
+    for problem in problems(config):
+        raise FgpError(f"{file}: {problem}")
     return _narrowed(config) if config.only else config
 
 
@@ -235,100 +265,19 @@ def _narrowed(config: Config) -> Config:
     return config.model_copy(update={"tasks": tasks, "methods": methods, "figures": Figures(**figures), "only": None})
 
 
-def _references(config: Config):
-    """Yield (key, value, legal values) for every name that must exist elsewhere."""
-    methods = baselines.discover()
-    for task in config.only or ():
-        yield "only", task, config.tasks
-    for method in config.methods:
-        yield "methods", method, methods
-    for name, dataset in config.datasets.items():
-        if not dataset.source.startswith("folder:"):
-            yield f"datasets.{name}.source", dataset.source, [*SOURCES, "folder:<name>"]
-    for name, task in config.tasks.items():
-        yield f"tasks.{name}.dataset", task.dataset, config.datasets
-        yield f"tasks.{name}.network", task.network, NETWORKS
-        yield f"tasks.{name}.recipe", task.recipe, config.recipes
-        yield f"tasks.{name}.finetune", task.finetune, config.recipes
-        for key in ("methods", "without", "at_printed", "options", "stage_recipes"):
-            for method in getattr(task, key) or ():
-                yield f"tasks.{name}.{key}", method, methods
-        for method, recipe in task.stage_recipes.items():
-            yield f"tasks.{name}.stage_recipes.{method}", recipe, config.recipes
-        for method, options in task.options.items():
-            for option in options:
-                yield f"tasks.{name}.options.{method}", option, legal_options(method) or [option]
-        for method in config.methods_of(name):
-            if source := methods[method].METHOD.plan_of:
-                yield f"tasks.{name}: {method} needs the plans of", source, config.methods_of(name)
-    for figure in ("fig1", "fig3a", "fig3b"):
-        if section := getattr(config.figures, figure):
-            yield f"figures.{figure}.task", section.task, config.tasks
-    if config.figures.fig4:
-        for task in config.figures.fig4.tasks:
-            yield "figures.fig4.tasks", task, config.tasks
-
-
-def _check_consistency(config: Config, file: str) -> None:
-    for name, task in config.tasks.items():
-        wanted = NETWORKS[task.network].task
-        given = "segmentation" if config.datasets[task.dataset].source in SEGMENTATION_SOURCES else "classification"
-        if wanted != given:
-            raise FgpError(f"{file}: tasks.{name}: {task.network} is a {wanted} network, {task.dataset} a {given} data set")
-    networks = [(NETWORKS[task.network].task, task.network) for task in config.tasks.values()]
-    for method in config.methods:
-        facts = baselines.get(method).METHOD
-        if not any(facts.meant_for(*network) for network in networks):
-            raise FgpError(f"{file}: methods: {method} is {_meant_for(facts)}, and no task is of that kind; add one or drop it")
-    for name, task in config.tasks.items():
-        for method in (*(task.methods or ()), *task.at_printed):
-            facts = baselines.get(method).METHOD
-            if not facts.meant_for(NETWORKS[task.network].task, task.network):
-                raise FgpError(
-                    f"{file}: tasks.{name}: {method} is {_meant_for(facts)}, not for {task.network}; leave it out of this task"
-                )
-        for method in task.stage_recipes:
-            kind = baselines.get(method).METHOD.kind
-            if kind not in OWN_TRAINING:
-                raise FgpError(f"{file}: tasks.{name}.stage_recipes: {method} (kind {kind}) has no own training; remove it")
-        if task.round_to and not (task.budgets or task.at_printed):
-            raise FgpError(f"{file}: tasks.{name}.round_to: there are no `budgets` or `at_printed` to round; remove it")
-        if unknown := set(task.seeds or ()) - set(config.seeds):
-            raise FgpError(f"{file}: tasks.{name}.seeds: {min(unknown)} is not among `seeds`; add it there")
-    if config.figures.fig1 and not config.tasks[config.figures.fig1.task].k:
-        raise FgpError(f"{file}: figures.fig1.task: {config.figures.fig1.task} has no `k`; give it one or drop fig1")
-    if config.figures.fig3b and NETWORKS[config.tasks[config.figures.fig3b.task].network].task != "classification":
-        raise FgpError(f"{file}: figures.fig3b.task: {config.figures.fig3b.task} is no classification task")
-
-
-def legal_options(method: str) -> list[str]:
-    """Return the options of a method, those of its own training or else of its scoring; [] where it checks them itself."""
-    module = baselines.get(method)
-    functions = [getattr(module, name) for name in ("training", "pruning", "score") if hasattr(module, name)]
-    if not functions:
-        return []
-    parameters = inspect.signature(functions[0]).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return []
-    return [parameter.name for parameter in parameters if parameter.name not in _ARGUMENTS]
-
-
-def _meant_for(facts: Method) -> str:
-    where = f" with {', '.join(facts.networks)}" if facts.networks else ""
-    return f"meant for {' and '.join(sorted(facts.tasks))}{where}"
-
-
 def _explain(detail: dict) -> str:
     key = ".".join(str(part) for part in detail["loc"])
+    if key == "cells_per_job":
+        return f"{key}: every cell is a job now; remove the key"
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_closest(str(detail['loc'][-1]), _fields(detail['loc'][:-1]))}"
+        return f"{key}: unknown key; {closest(str(detail['loc'][-1]), _fields(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{key}: missing"
     try:
         found = _SHORT.repr(detail["input"])
     except ValueError:
         found = "a number of more than 4300 digits"
-    return f"{key}: {detail['msg']} (found {found})"
+    return f"{key}: {detail['msg'].removeprefix('Value error, ')} (found {found})"
 
 
 def _fields(location: tuple) -> list[str]:
@@ -349,9 +298,3 @@ def _fields(location: tuple) -> list[str]:
         return list(Printed.model_fields)
     model = figures.get(location[-1], section.get(location[0], Config))
     return list(model.model_fields)
-
-
-def _closest(value: str, legal) -> str:
-    legal = list(legal)
-    close = difflib.get_close_matches(value, legal, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"legal: {', '.join(legal)}"

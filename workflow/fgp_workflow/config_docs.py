@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+import baselines
+from fgp import options
 from fgp.train.engine import Engine
 from fgp.train.recipe import Recipe
 from fgp_workflow import config
@@ -33,8 +35,22 @@ SECTIONS = (
 
 def files() -> dict[Path, str]:
     """Return the generated files: path and text."""
-    schema = json.dumps(config.Config.model_json_schema(), indent=1) + "\n"
-    return {ROOT / "workflow/schemas/config.schema.json": schema, ROOT / "docs/configuration.md": _page()}
+    schema = config.Config.model_json_schema()
+    declared = schema["$defs"]["Task"]["properties"]["options"]
+    declared |= {"properties": _options(), "additionalProperties": False}
+    text = json.dumps(schema, indent=1) + "\n"
+    return {ROOT / "workflow/schemas/config.schema.json": text, ROOT / "docs/configuration.md": _page()}
+
+
+def _options() -> dict[str, dict]:
+    """Return the JSON schemas of the options, by method, of the methods that have any; null is no value of an option."""
+    functions = {method: options.carrier(module) for method, module in baselines.discover().items()}
+    schemas = {method: options.model(function).model_json_schema() for method, function in functions.items() if function}
+    for option in (option for schema in schemas.values() for option in schema["properties"].values()):
+        if option["default"] is None:
+            del option["default"]
+            option["anyOf"] = [kind for kind in option["anyOf"] if kind != {"type": "null"}]
+    return {method: schema for method, schema in schemas.items() if schema["properties"]}
 
 
 def _page() -> str:
@@ -48,6 +64,13 @@ def _page() -> str:
         lines += ["", f"## `{title}`" if title else "## Top level", ""]
         lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [_row(name, field) for name, field in section.model_fields.items()]
+    lines += ["", "## `tasks.<name>.options.<method>`", ""]
+    lines += ["| method | option | value | default | meaning |", "| --- | --- | --- | --- | --- |"]
+    for method, schema in _options().items():
+        for name, option in schema["properties"].items():
+            default = f"`{_plain(option['default'])}`" if "default" in option else ""
+            legal = options.legal_values(option)
+            lines.append(f"| `{method}` | `{name}` | {legal} | {default} | {option['description']} |")
     return "\n".join(lines) + "\n"
 
 
