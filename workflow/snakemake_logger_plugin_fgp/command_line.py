@@ -36,7 +36,7 @@ def separate_targets(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Move targets that stand behind the values of an option to the front (or behind an explicit `--`).
 
     Behind KEY=VALUE options the first word that is no pair, and every word from there to the next option, is a target; a word
-    with a slash before its first `=` is a path, not a pair. Behind other options that take a list the words in TARGETS are, but not
+    with a slash before its first `=` is a path, not a pair. Behind other options that take a list, those in TARGETS are, but not
 
     - the first one, which is the option's value (`--until all_tables`), except behind `--quiet`, which needs none;
     - `all` behind `--quiet`, and a file of that name behind `--configfile`.
