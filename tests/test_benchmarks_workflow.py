@@ -124,7 +124,7 @@ def test_what_is_timed_runs_and_failures_are_seen(tmp_path, capsys):
 @pytest.mark.slow
 def test_planning_and_jobs(tmp_path):
     out = tmp_path / "out.csv"
-    words = "workflow --parts plan jobs scheduler --repeats 1 --jobs 2 --ready 3".split()
+    words = ["workflow", "--parts", "plan", "jobs", "scheduler", "--repeats", "1", "--jobs", "2", "--ready", "3"]
     assert main([*words, "--out", str(out)]) == 0
     with open(out, newline="") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
