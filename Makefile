@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CORES ?= 2
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= auto --maxprocesses 8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: demo test test-fast mutation lint schema environment clean
@@ -11,10 +12,10 @@ demo: environment
 	snakemake all --cores $(CORES) --configfile config/demo.yaml
 
 test: environment
-	pytest -n $(CORES)
+	pytest -n $(WORKERS)
 
 test-fast: environment
-	pytest -n $(CORES) -m "not slow"
+	pytest -n $(WORKERS) -m "not slow"
 
 mutation: environment
 	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 mutmut run --max-children $(CORES)

@@ -1,15 +1,17 @@
-"""The workflow: seconds to plan the paper's DAG, overhead of a job, and the demo's time outside training and scoring.
+"""The workflow: seconds to plan the paper's DAG, cost of a job and of ready jobs, the demo's time outside training and scoring.
 
 The last reads a finished run's own records and measures nothing. See benchmarks/README.md.
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from fgp_workflow.inputs import read_config
 
@@ -40,7 +43,15 @@ rule job:
     shell: "touch {output} > {log} 2>&1"
 """
 LOOP = 'mkdir -p done logs; for i in $(seq $0); do bash -c "set -euo pipefail; touch done/$i > logs/$i.log 2>&1"; done'
-PRINTED = ("part", "what", "jobs", "seconds", "ratio", "ms_a_job", "share", "target", "within")
+SHORT = TRIVIAL.replace("touch", "sleep 0.1; touch")
+LIFTED = """
+onstart:
+    from fgp_workflow import rate_limit
+    rate_limit.lift(workflow)
+"""
+SAMPLE_SECONDS = 0.05
+COLUMNS = "part what jobs seconds ratio cpu_seconds cpu_ratio peak_threads ms_a_job share target within"
+PRINTED = tuple(COLUMNS.split())
 
 CPU = torch.device("cpu")
 WORKING = ("dense", "sparse", "gradual", "score", "finetune")
@@ -109,6 +120,53 @@ def jobs(repeats: int, number: int) -> list[dict[str, object]]:
     return [*rows, {"what": "overhead", "jobs": number, "ms_a_job": harness.summary(overhead, overhead)["seconds"]}]
 
 
+def scheduler(repeats: int, number: int) -> list[dict[str, object]]:
+    """Time ready jobs of 0.1 s, one at a time, by Snakemake with its own limit of jobs a second and without (`rate_limit`).
+
+    CPU seconds are those of Snakemake and its jobs, threads those of Snakemake at their most.
+    """
+    snakefiles = {"Snakemake": SHORT, "without the limit": SHORT + LIFTED}
+    spent = {name: [] for name in snakefiles}
+    alternatives = {
+        name: partial(in_new_folder, lambda folder, name=name: spent[name].append(watched(folder, snakefiles[name], number)))
+        for name in snakefiles
+    }
+    timed = harness.in_turn(alternatives, repeats, CPU, warm_up=False)
+    plain = next(iter(snakefiles))
+    cpu = {name: [seconds for seconds, _ in found] for name, found in spent.items()}
+    rows = []
+    for name in snakefiles:
+        used = harness.summary(cpu[name], cpu[plain])
+        threads = max(threads for _, threads in spent[name])
+        row = {"what": name, "jobs": number, "cpu_seconds": used["seconds"], "cpu_ratio": used["ratio"], "peak_threads": threads}
+        rows.append(row | harness.summary(timed[name], timed[plain]))
+    return rows
+
+
+def watched(folder: Path, snakefile: str, number: int) -> tuple[float, int]:
+    """Run so many jobs of a Snakefile, one at a time; return the CPU seconds and the most threads that Snakemake had.
+
+    Raises:
+        FgpError: Snakemake failed.
+    """
+    (folder / "Snakefile").write_text(snakefile)
+    words = ["--cores", "1", "--quiet", "--config", f"number={number}"]
+    with open(folder / "printed", "w") as printed:
+        command = [sys.executable, "-m", "snakemake", *words]
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=printed, stderr=subprocess.STDOUT)
+        peak = ended = 0
+        while not ended:
+            with contextlib.suppress(psutil.Error):
+                peak = max(peak, psutil.Process(process.pid).num_threads())
+            time.sleep(SAMPLE_SECONDS)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            last = Path(printed.name).read_text().splitlines()[-1:] or ["no message"]
+            raise FgpError(f"snakemake: failed (exit status {process.returncode}): {last[0]}")
+    return usage.ru_utime + usage.ru_stime, peak
+
+
 def trivial(number: int, *words: str) -> None:
     """Run so many trivial jobs by Snakemake, one at a time, in a new folder."""
 
@@ -127,7 +185,7 @@ def in_new_folder(function: Callable[[Path], object]) -> None:
 
 def snakemake(folder: Path, snakefile: Path, *words: object) -> str:
     """Run Snakemake in `folder` on one core with our profile; return what it printed."""
-    setting = ["--directory", folder, "--workflow-profile", ROOT / "workflow/profiles/default", "--cores", 1]
+    setting = ["--directory", folder, "--workflow-profile", ROOT / "profiles/default", "--cores", 1]
     return call(folder, sys.executable, "-m", "snakemake", "--snakefile", snakefile, *setting, *words)
 
 
@@ -248,10 +306,11 @@ def scoring_seconds(run: Path) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parts = ("plan", "jobs", "demo")
+    parts = ("plan", "jobs", "scheduler", "demo")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, metavar="PART", help=f"default: {' '.join(parts)}")
     parser.add_argument("--repeats", type=harness.count, default=3, metavar="N", help="default: 3")
     parser.add_argument("--jobs", type=harness.count, default=50, metavar="N", help="trivial jobs, 2 or more (default: 50)")
+    parser.add_argument("--ready", type=harness.count, default=400, metavar="N", help="jobs of the part scheduler (default: 400)")
     parser.add_argument(
         "--run", dest="folder", type=Path, default=ROOT / "results/demo", metavar="FOLDER", help="default: results/demo"
     )
@@ -273,6 +332,8 @@ def run(args: argparse.Namespace) -> None:
         measured["plan"] = plan(args.repeats)
     if "jobs" in args.parts:
         measured["jobs"] = jobs(args.repeats, args.jobs)
+    if "scheduler" in args.parts:
+        measured["scheduler"] = scheduler(args.repeats, args.ready)
     origin = harness.origin(CPU)
     rows = [{"part": part} | row | {"repeats": args.repeats} | origin for part, found in measured.items() for row in found]
     out = args.out or harness.results_file("workflow", CPU)

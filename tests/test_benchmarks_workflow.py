@@ -124,11 +124,15 @@ def test_what_is_timed_runs_and_failures_are_seen(tmp_path, capsys):
 @pytest.mark.slow
 def test_planning_and_jobs(tmp_path):
     out = tmp_path / "out.csv"
-    assert main(["workflow", "--parts", "plan", "jobs", "--repeats", "1", "--jobs", "2", "--out", str(out)]) == 0
+    words = ["workflow", "--parts", "plan", "jobs", "scheduler", "--repeats", "1", "--jobs", "2", "--ready", "3"]
+    assert main([*words, "--out", str(out)]) == 0
     with open(out, newline="") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
     planned = rows["plan the paper's DAG"]
     assert int(planned["jobs"]) > 1000
     assert planned["target"] == "10.0"
     assert rows["overhead"]["ms_a_job"]
-    assert {row["part"] for row in rows.values()} == {"plan", "jobs"}
+    lifted = rows["without the limit"]
+    assert (lifted["jobs"], lifted["part"]) == ("3", "scheduler")
+    assert float(lifted["cpu_seconds"]) > 0 < int(lifted["peak_threads"])
+    assert {row["part"] for row in rows.values()} == {"plan", "jobs", "scheduler"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from snakemake.cli import get_argument_parser
-from snakemake_logger_plugin_fgp.command_line import PROFILE, add_profile, is_snakemake, rewrite, separate_targets
+from snakemake_logger_plugin_fgp.command_line import LIST_OPTIONS, PAIR_OPTIONS, TARGETS, is_snakemake, separate_targets
 
+SNAKEFILE_OF_THE_PROJECT = Path(__file__).parents[1] / "Snakefile"
 SNAKEFILE = """
 rule all_tables:
     input:
@@ -49,6 +50,15 @@ UNTOUCHED = [
     "--resources gpu=1 -- all_tables",
     "--cores 8 all_tables",
     "--set-resources train:mem_mb=3 --cores 1 out/x=1.txt",
+    "all_tables --configfile config/demo.yaml",
+    "--configfile a.yaml b.yaml",
+    "--configfile=a.yaml all_tables",
+    "--forcerun train out/x.txt",
+    "--quiet",
+    "--quiet all",
+    "--quiet rules progress",
+    "--mode subprocess --resources gpu=1 all_tables",
+    "--mode remote --configfile a.yaml all_tables",
 ]
 MOVED = [
     ("--cores 8 --resources gpu=1 all_tables", "all_tables --cores 8 --resources gpu=1"),
@@ -68,7 +78,30 @@ MOVED = [
     ("--resources gpu=1 out/seed=0/x.txt", "out/seed=0/x.txt --resources gpu=1"),
     ("--resources gpu=1 all_tables b=c.txt", "all_tables b=c.txt --resources gpu=1"),
     ("--resources gpu=1 all_tables -- out.txt", "--resources gpu=1 -- all_tables out.txt"),
+    ("--configfile a.yaml all_tables", "all_tables --configfile a.yaml"),
+    (
+        "--cores 8 --configfile a.yaml b.yaml all_tables all_figures",
+        "all_tables all_figures --cores 8 --configfile a.yaml b.yaml",
+    ),
+    ("--configfiles a.yaml all_tables -n", "all_tables --configfiles a.yaml -n"),
+    ("--forcerun train all_tables", "all_tables --forcerun train"),
+    ("-R train all_tables", "all_tables -R train"),
+    ("--until train all_tables", "all_tables --until train"),
+    ("--omit-from train all_tables", "all_tables --omit-from train"),
+    ("--allowed-rules train all_tables", "all_tables --allowed-rules train"),
+    ("--rerun-triggers mtime all_tables", "all_tables --rerun-triggers mtime"),
+    ("--logger fgp all_tables", "all_tables --logger fgp"),
+    ("--quiet all_tables", "all_tables --quiet"),
+    ("-q rules all_tables", "all_tables -q rules"),
+    ("--quiet all all_tables", "all_tables --quiet all"),
+    ("--resources gpu=1 --configfile a.yaml all_tables", "all_tables --resources gpu=1 --configfile a.yaml"),
 ]
+ADVISED = {
+    "--until all_tables": "all_tables is taken as a value of --until; to make it, put it first: snakemake all_tables",
+    "--forcerun all_figures --cores 1": "all_figures is taken as a value of --forcerun;",
+    "--configfile all_tables": "all_tables is taken as a value of --configfile;",
+    "--quiet rules all": "all is taken as a value of --quiet;",
+}
 
 
 def _words(cases):
@@ -77,13 +110,47 @@ def _words(cases):
 
 @pytest.mark.parametrize("words", [line.split() for line in UNTOUCHED], ids=UNTOUCHED)
 def test_orders_that_work_stay_untouched(words):
-    assert separate_targets(words) == words
+    assert separate_targets(words) == (words, [])
 
 
 @pytest.mark.parametrize(("typed", "expected"), _words(MOVED), ids=[typed for typed, _ in MOVED])
 def test_targets_leave_the_option_that_would_take_them(typed, expected):
-    assert separate_targets(typed) == expected
-    assert separate_targets(expected) == expected
+    assert separate_targets(typed) == (expected, [])
+    assert separate_targets(expected) == (expected, [])
+
+
+@pytest.mark.parametrize(("line", "advice"), ADVISED.items(), ids=list(ADVISED))
+def test_a_targets_name_that_may_be_a_value_stays_with_advice(line, advice):
+    words, lines = separate_targets(line.split())
+    assert words == line.split()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"snakemake: {advice}")
+
+
+def test_a_file_with_a_targets_name_is_a_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").touch()
+    words = ["--configfile", "a.yaml", "report", "all_tables"]
+    moved, advice = separate_targets(words)
+    assert moved == ["all_tables", "--configfile", "a.yaml", "report"]
+    assert len(advice) == 1
+    (tmp_path / "report").unlink()
+    assert separate_targets(words) == (["report", "all_tables", "--configfile", "a.yaml"], [])
+
+
+def test_every_option_that_takes_a_list_is_known(parser):
+    takes_list = {name for action in parser._actions if action.nargs in ("*", "+") for name in action.option_strings}
+    assert takes_list == PAIR_OPTIONS | LIST_OPTIONS
+    choices = {word for action in parser._actions if action.nargs in ("*", "+") for word in action.choices or ()}
+    assert choices & TARGETS == {"all"}
+    assert [action.dest for action in parser._actions if action.nargs in ("*", "+") and "all" in (action.choices or ())] == [
+        "quiet"
+    ]
+
+
+def test_the_targets_are_those_of_the_snakefile():
+    rules = set(re.findall(r"^rule (\w+):", SNAKEFILE_OF_THE_PROJECT.read_text(), re.MULTILINE))
+    assert rules == TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +161,8 @@ def parser():
 @pytest.mark.parametrize(("typed", "expected"), _words(MOVED), ids=[typed for typed, _ in MOVED])
 def test_snakemakes_own_parser_reads_what_was_meant(parser, typed, expected):
     options = [word for word in typed if word.startswith("-") and word != "--"]
-    args = parser.parse_args(separate_targets(typed))
+    words, _ = separate_targets(typed)
+    args = parser.parse_args(words)
     targets = {word for word in typed if word.startswith(("all_", "out", "b="))}
     assert set(args.targets) == targets
     assert args.dryrun == bool({"-n", "--dry-run"} & set(options))
@@ -120,34 +188,12 @@ def test_other_programs_keep_their_arguments():
     assert result.stdout.strip() == str(words)
 
 
-def test_jobs_that_snakemake_starts_keep_their_arguments(toy):
-    words = ["--mode", "subprocess", "--resources", "gpu=1", "all_tables"]
-    assert rewrite(words, toy) == words
-
-
-def test_the_default_profile_is_added(toy):
-    assert add_profile(["all_tables", "-n"], toy) == ["--workflow-profile=workflow/profiles/default", "all_tables", "-n"]
-
-
-@pytest.mark.parametrize(
-    "choice", ["--workflow-profile=none", "--workflow-profile none", "-s Snakefile", "--snakefile=Snakefile"]
-)
-def test_the_users_choice_comes_before_the_default_profile(toy, choice):
-    words = ["-n", *choice.split()]
-    assert add_profile(words, toy) == words
-
-
-def test_no_profile_is_added_where_there_is_none_or_another(tmp_path, toy):
-    assert add_profile(["-n"], tmp_path / "elsewhere") == ["-n"]
-    (toy / "profiles/default").mkdir(parents=True)
-    assert add_profile(["-n"], toy) == ["-n"]
-
-
 @pytest.fixture
 def toy(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
-    (tmp_path / PROFILE).mkdir(parents=True)
-    (tmp_path / PROFILE / "config.yaml").write_text("logger: fgp\nkeep-going: true\n")
+    profile = tmp_path / "profiles/default"
+    profile.mkdir(parents=True)
+    (profile / "config.yaml").write_text("logger: fgp\nkeep-going: true\n")
     return tmp_path
 
 
@@ -190,10 +236,10 @@ def test_the_literal_command(toy):
 def test_dry_runs(toy, line):
     result = _snakemake(toy, line)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("3 jobs: ")
-    assert result.stdout.count("jobs: ") == 1
-    assert "train digits-vgg16 seed0  (Missing output files: out/digits-vgg16/seed0.txt)" in result.stdout
+    assert result.stdout.startswith("3 jobs\n")
+    assert "    2  train       missing output\n" in result.stdout
     assert "This was a dry-run" in result.stdout
+    assert result.stdout.count("\n") == 4
     assert not (toy / "out").exists()
 
 

@@ -16,7 +16,7 @@ import slurm_cluster
 import yaml
 from test_workflow import TINY, Project
 
-PROFILES = Path(__file__).parents[2] / "workflow/profiles"
+PROFILES = Path(__file__).parents[2] / "profiles"
 CONFIG = {
     **TINY,
     "device": "auto",
@@ -28,7 +28,7 @@ CONFIG = {
     "figures": {},
 }
 # The profile as it is, but for what a cluster of this size needs.
-FLAGS = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", "config/tiny.yaml", "--latency-wait", "5"]
+FLAGS = ["--workflow-profile", "profiles/slurm", "--configfile", "config/tiny.yaml", "--latency-wait", "5"]
 FLAGS += ["--default-resources", "slurm_partition=main", "mem_mb=1000", "runtime=10"]
 FLAGS += ["--slurm-init-seconds-before-status-checks", "9", "--seconds-between-status-checks", "9"]
 

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints (`config/printed/tables.yaml`), as printed, with marks on the cells that contradict others."""
+"""The numbers that the paper prints (`config/printed/tables.yaml`), with marks on cells that contradict others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

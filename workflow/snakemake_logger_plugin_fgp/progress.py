@@ -1,6 +1,6 @@
 """What `--logger fgp` shows: a line for each finished job, errors in full, a summary; on a terminal also a refreshed status line.
 
-Everything that is left out here is in Snakemake's own log, `.snakemake/log/*.log`.
+A dry run shows a table of rules. Everything that is left out here is in Snakemake's own log, `.snakemake/log/*.log`.
 """
 
 import collections
@@ -12,11 +12,12 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from .plan import Plan
 
 TAIL = 20
 LONGEST_REASON = 300
@@ -33,6 +34,9 @@ _SILENT_MESSAGES = (
     "Singularity containers: ignored",
     "Group jobs: inactive",
     "Elapsed time:",
+    "Reasons:",
+    "Some jobs were triggered by provenance information",
+    "Rules with provenance triggered jobs:",
 )
 
 
@@ -73,6 +77,7 @@ class LogHandler(LogHandlerBase):
         self._done = self._total = 0
         self._running: dict[int, _Job] = {}
         self._failed: dict[int, _Job] = {}
+        self._plan = Plan()
         self._killed: list[str] = []
         self._ended = threading.Event()
         self._ticker = None
@@ -83,9 +88,6 @@ class LogHandler(LogHandlerBase):
             LogEvent.JOB_FINISHED: self._job_finished,
             LogEvent.PROGRESS: self._progress,
             LogEvent.JOB_ERROR: self._job_error,
-            LogEvent.GROUP_INFO: self._group_info,
-            LogEvent.GROUP_ERROR: self._group_error,
-            LogEvent.DEBUG_DAG: self._debug_dag,
         }
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -112,29 +114,25 @@ class LogHandler(LogHandlerBase):
         settings, text = self.common_settings, self.format(record)
         if any(sign in text for sign in _KILLED):
             self._killed.append(text)
-        unasked_debug = record.levelno < logging.INFO and not settings.verbose
+        wanted = settings.debug_dag if getattr(record, "event", None) is LogEvent.DEBUG_DAG else settings.verbose
+        unasked_debug = record.levelno < logging.INFO and not wanted
         quiet = self._quiet_rules and hasattr(record, "quietness")
         if text in ("", "None") or unasked_debug or quiet or (text.startswith(_SILENT_MESSAGES) and not settings.verbose):
             return
         self._say(text, error=record.levelno >= logging.ERROR)
 
-    def _debug_dag(self, record: logging.LogRecord) -> None:
-        if self.common_settings.debug_dag:
-            self._say(self.format(record))
-
     def _run_info(self, record: logging.LogRecord) -> None:
-        """Say how many jobs there are of each kind; rules made in a loop (`finetune-<task>-...`) count as one kind."""
+        """Say how many jobs there are of each rule; in a dry run, which calls this before and after the jobs, as a table."""
         counts = dict(record.stats)
         total = counts.pop("total", sum(counts.values()))
-        if total == self._total:
+        before, self._total = self._total, total
+        if self.common_settings.dryrun and not self._quiet_rules:
+            if before:
+                self._say("\n".join([_count(total), *self._plan.table(counts, with_reasons=not self._quiet_reason)]))
             return
-        self._total = total
-        if self._quiet_progress and not self.common_settings.dryrun:
+        if total == before or (self._quiet_progress and not self.common_settings.dryrun):
             return
-        kinds: Counter[str] = Counter()
-        for rule, number in counts.items():
-            kinds[rule.split("-")[0]] += number
-        self._say(f"{_count(total)}: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+        self._say(f"{_count(total)}: " + ", ".join(f"{number} {rule}" for rule, number in counts.items()))
         if self._has_status and self._ticker is None:
             self._ticker = threading.Thread(target=self._tick, daemon=True)
             self._ticker.start()
@@ -145,8 +143,10 @@ class LogHandler(LogHandlerBase):
         if not self.common_settings.dryrun:
             self._running[record.jobid] = job
             self._draw_status()
-        elif not self._quiet_rules:
-            self._say(job.name if self._quiet_reason else f"{job.name}  ({record.reason})")
+            return
+        self._plan.add(record.rule_name, record.reason)
+        if self.common_settings.printshellcmds and not self._quiet_rules:
+            self._say(job.name if self._quiet_reason else f"{job.name}  ({_cut(record.reason)})")
 
     def _shell_command(self, record: logging.LogRecord) -> None:
         command = getattr(record, "shellcmd", None) or getattr(record, "cmd", None)
@@ -182,14 +182,6 @@ class LogHandler(LogHandlerBase):
             lines += ["    shell:", *(f"        {line}" for line in record.shellcmd.strip().splitlines())]
         self._say("\n".join(lines), error=True)
 
-    def _group_info(self, record: logging.LogRecord) -> None:
-        if not self._quiet_rules:
-            self._say(f"group job {record.group_id}: {_count(len(record.jobs))}")
-
-    def _group_error(self, record: logging.LogRecord) -> None:
-        lines = [f"Error in group job {record.groupid}", *(f"    {line}" for line in self._log_lines(record.aux_logs))]
-        self._say("\n".join(lines), error=True)
-
     def _reason(self, record: logging.LogRecord) -> str:
         """Return the last error in the job's logs; without one, that it was killed, if it was."""
         found = ""
@@ -198,7 +190,7 @@ class LogHandler(LogHandlerBase):
                 found = next((line for line in reversed(file.readlines()) if _REASON.search(line)), found)
         if not found and record.shellcmd and any(record.shellcmd.strip() in text for text in self._killed):
             return "killed without a word, most likely for lack of memory"
-        return found.strip()[:LONGEST_REASON]
+        return _cut(found.strip())
 
     def _log_lines(self, paths: list[str]) -> list[str]:
         lines = []
@@ -267,6 +259,10 @@ def _describe(record: logging.LogRecord) -> str:
         return " ".join(record.rule_msg.split())
     values = [f"{key}{value}" if str(value).isdigit() else str(value) for key, value in record.wildcards.items()]
     return " ".join([record.rule_name, *values])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
 
 
 def _where(job: _Job) -> str:
