@@ -25,13 +25,15 @@ PRINTED = ("what", "seconds", "against", "ratio", "beyond", "target", "within")
 _DATA = "--data data.safetensors"
 _NETWORK = "--network vgg16 --width 0.0625"
 _TRAINING = f"{_DATA} --seed 0 --epochs 1 --batch-size 10 --lr 0.02 --device cpu"
+_SCORING = f"{_DATA} --weights dense.safetensors --seed 0 --device cpu"
 _TABLE = f"--config {CONFIG} --cells cells.csv"
 COMMANDS = {
     PYTHON: (None, "-c pass"),
     TORCH: (None, "-c 'import torch'"),
     "fgp data": (None, "-m fgp data --source digits --train-limit 20 --test-limit 10 --out data.safetensors"),
     "fgp train": (TORCH, f"-m fgp train {_NETWORK} {_TRAINING} --out dense.safetensors --metrics dense.json"),
-    "fgp score": (TORCH, f"-m fgp score --method l1 {_DATA} --weights dense.safetensors --seed 0 --out scores.safetensors"),
+    "fgp score, L1": (TORCH, f"-m fgp score --method l1 {_SCORING} --out scores.safetensors"),
+    "fgp score, FGP": (TORCH, f"-m fgp score --method fgp {_SCORING} --out fgp.safetensors"),
     "fgp plan": (
         TORCH,
         f"-m fgp plan --scores scores.safetensors --weights dense.safetensors {_DATA} --selection macs-0.5 --out plan.json",

@@ -1,7 +1,7 @@
 """Multiply-adds and parameters of a network, counted without computing anything."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,7 @@ def count(model: nn.Module, example_input: torch.Tensor) -> Cost:
     params = sum(parameter.numel() for parameter in model.parameters())
     try:
         return Cost(_macs_of_layers(model, example_input.shape), params)
-    except (_UnknownFunctionError, RuntimeError, ValueError):
+    except (_UnknownFunctionError, RuntimeError, TypeError, ValueError):
         pass
     try:
         macs = _macs(_meta_copy(model), torch.empty_like(example_input, device="meta"))
@@ -93,37 +93,40 @@ class _Layers(TorchFunctionMode):
             return func(*args, **kwargs)
         raise _UnknownFunctionError(func)
 
-    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: object) -> Tensor:
-        *geometry, groups = geometry
-        if x.shape[1] != weight.shape[1] * groups:
+    def _convolved(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: int | tuple = 1, padding: int | tuple | str = 0, dilation: int | tuple = 1, groups: int = 1,
+    ) -> Tensor:  # fmt: skip
+        if input.dim() != 4 or input.shape[1] != weight.shape[1] * groups:
             raise _UnknownFunctionError(F.conv2d)
-        features = F.conv2d(x[:1, :1], x.new_zeros(1, 1, *weight.shape[2:]), None, *geometry)
-        features = features.expand(len(x), len(weight), -1, -1)
+        one = F.conv2d(input[:1, :1], input.new_zeros(1, 1, *weight.shape[2:]), None, stride, padding, dilation)
+        features = one.expand(len(input), len(weight), -1, -1)
         self.macs += features.numel() * weight[0].numel()
         return features
 
-    def _multiplied(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if x.shape[-1] != weight.shape[1]:
+    def _multiplied(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if input.shape[-1] != weight.shape[1]:
             raise _UnknownFunctionError(F.linear)
-        self.macs += x.numel() * len(weight)
-        return x[..., :1].expand(*x.shape[:-1], len(weight))
+        self.macs += input.numel() * len(weight)
+        return input[..., :1].expand(*input.shape[:-1], len(weight))
 
 
-def _joined(maps: Iterable[Tensor], dim: int = 0) -> Tensor:
-    maps = list(maps)
-    if dim != 1 or len({(len(x), *x.shape[2:]) for x in maps}) > 1:
+def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    first, *others = tensors
+    if dim != 1 or any(x.shape[2:] != first.shape[2:] or len(x) != len(first) for x in others):
         raise _UnknownFunctionError(torch.cat)
-    return maps[0][:, :1].expand(-1, sum(x.shape[1] for x in maps), *maps[0].shape[2:])
+    return first[:, :1].expand(-1, sum(x.shape[1] for x in tensors), *first.shape[2:])
 
 
-def _by_channel(func, args: tuple, kwargs: dict) -> Tensor | tuple[Tensor, ...]:
+def _by_channel(func: Callable, args: tuple, kwargs: dict) -> Tensor | tuple[Tensor, ...]:
     """Call `func` with one channel of every map; it does the same to all of them."""
     maps = [x for x in args if isinstance(x, Tensor)]
-    leading = tuple(map(max, zip(*(x.shape[:2] for x in maps), strict=True)))
+    if any(x.dim() != 4 for x in maps):
+        raise _UnknownFunctionError(func)
+    leading = map(max, zip(*(x.shape[:2] for x in maps), strict=True))
     result = func(*(x[:1, :1] if isinstance(x, Tensor) else x for x in args), **kwargs)
-    if isinstance(result, tuple):
-        return tuple(x.expand(*leading, *x.shape[2:]) for x in result)
-    return result.expand(*leading, *result.shape[2:])
+    sizes = *leading, -1, -1
+    return tuple(x.expand(sizes) for x in result) if isinstance(result, tuple) else result.expand(sizes)
 
 
 def _macs_of_layers(model: nn.Module, shape: torch.Size) -> int:
