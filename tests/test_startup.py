@@ -74,12 +74,6 @@ def test_subcommands_that_trace(run):
         assert not SLOW & run(*words, *["--out", "masked.safetensors"] * (words is gradual))
 
 
-def test_preparing_generated_images(tmp_path):
-    """The digits in them are those of scikit-learn."""
-    code = "import fgp.data as data; data.prepare('scenes', 'data.safetensors', size=(32, 32), train_limit=2, test_limit=2)"
-    assert not ((SLOW | TRACING | {"torch"}) - {"sklearn", "scipy"}) & imported(tmp_path, code)
-
-
 def test_macs_of_our_networks(tmp_path):
     names = ["vgg16", "resnet50", "segnet", "deeplabv3", "slimconv_vgg16", "slimconv_resnet50"]
     count = "cost.count(models.build(name, 2, 0.125), cost.example((3, 32, 32)))"
