@@ -52,6 +52,11 @@ for path in sorted(Path(workflow.basedir).glob("workflow/rules/baselines/*.smk")
     include: str(path)
 
 
+onstart:
+    run_lock.hold(workflow, Path(PATHS.root))
+    rate_limit.lift(workflow)
+
+
 onsuccess:
     print_results()
 

@@ -189,14 +189,16 @@ def snakemake(folder: Path, snakefile: Path, *words: object) -> str:
     return call(folder, sys.executable, "-m", "snakemake", "--snakefile", snakefile, *setting, *words)
 
 
-def call(folder: Path, *command: object) -> str:
-    """Run a command in `folder` and return its standard output; as GPU slots, it sees one of its own.
+def call(folder: Path, *command: object, **variables: str) -> str:
+    """Run a command in `folder`, with further environment variables, and return its standard output.
+
+    As GPU slots, it sees one of its own.
 
     Raises:
         FgpError: it failed.
     """
     words = [str(word) for word in command]
-    environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "0", "FGP_GPU_LOCKS": str(folder / "locks")}
+    environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "0", "FGP_GPU_LOCKS": str(folder / "locks")} | variables
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]

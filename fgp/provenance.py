@@ -1,6 +1,7 @@
 """What produced a result: command, earlier stages, commit, versions, hardware, time."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -84,15 +85,18 @@ def _is_stage(value: object) -> bool:
     return isinstance(value, dict) and all(entry is None or isinstance(entry, str) for entry in value.values())
 
 
+@functools.cache
 def _commit() -> dict:
+    """Ask git once a process; the code that runs is that of the process's start anyway."""
     repository = Path(__file__).parent.parent
-    git = ["git", "-C", str(repository)]
+    git = ["git", "--no-optional-locks", "-C", str(repository), "status", "--porcelain=v2", "--branch", "-uno"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(git, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(status.strip())}
+    oid, *changes = (line for line in lines if line.startswith("# branch.oid ") or not line.startswith("#"))
+    commit = oid.split()[-1]
+    return {"commit": None if commit == "(initial)" else commit, "dirty": bool(changes)}
 
 
 def _versions() -> dict:

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fgp import cost
 from fgp.errors import FgpError
-from fgp.models import build
+from fgp.models import NETWORKS, build
 
 # docs/design.md and the paper's tables: parameters and MACs, tolerance 0.5 %.
 PRINTED = [
@@ -141,3 +142,58 @@ def test_wrong_input():
         cost.count(build("vgg16", 10, 0.125), cost.example((4, 32, 32)))
     with pytest.raises(FgpError, match="16x16"):
         cost.count(on_meta("vgg16", 10), cost.example((3, 16, 16)))
+
+
+class Gated(nn.Module):
+    """Layers with all geometries, by module and by function, a gate, a sum, a concatenation and tokens behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, stride=2, padding=1, dilation=2)
+        self.same = nn.Conv2d(6, 6, (3, 1), padding="same", groups=2)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 6, 1), nn.Sigmoid())
+        self.weight = nn.Parameter(torch.zeros(4, 12, 2, 2))
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.same(x) + self.gate(x) * x
+        x = nn.functional.conv2d(torch.cat([x, x.flip(1)], dim=1), self.weight, stride=2)
+        return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Tokens(nn.Module):
+    """Products of matrices that are no layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        tokens = self.conv(x).flatten(2)
+        return tokens @ tokens.transpose(1, 2)
+
+
+def by_torch(model, images):
+    """MACs of a real forward pass, as torch counts them operation by operation."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(images)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"tv_deeplabv3", "smp_deeplabv3"}))
+def test_networks_against_torch(name):
+    model, images = build(name, 5, 0.125), torch.zeros(2, 3, 40, 56)
+    assert cost.count(model, images).macs == by_torch(model, images)
+
+
+@pytest.mark.parametrize("model", [Gated(), Tokens(), Mixed()])
+def test_functions_against_torch(model):
+    images = torch.zeros(2, 3, 19, 22)
+    assert cost.count(model, images).macs == by_torch(model, images)
+
+
+@pytest.mark.parametrize("model", [*map(nn.Sequential, [nn.Conv2d(4, 2, 1), nn.Linear(4, 2)]), nn.Conv2d(2, 4, 1, groups=2)])
+def test_channels_that_do_not_fit(model):
+    with pytest.raises(FgpError, match="fails on an input of 1x3x8x8"):
+        cost.count(model, cost.example((3, 8, 8)))

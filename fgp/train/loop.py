@@ -19,6 +19,7 @@ from fgp.train.augment import Augmentation
 from fgp.train.engine import Engine
 from fgp.train.feed import Feed
 from fgp.train.hooks import Hook, Run
+from fgp.train.optimiser import SGD
 from fgp.train.recipe import Recipe
 from fgp.train.resume import Checkpoint
 from fgp.train.step import Replayed, Step, Tally
@@ -122,14 +123,8 @@ def fit(
     steps = len(parts) * recipe.epochs
     hook.begin(Run(model, plain, steps, len(parts), dataset.outputs, dataset.task, seed, device))
     criterion = hook.criterion(losses.build(recipe, split.labels, dataset.outputs, dataset.task, dataset.void, device))
-    optimiser = torch.optim.SGD(
-        [*model.parameters(), *hook.parameters()],
-        lr=torch.tensor(recipe.lr, device=device) if engine.launch == "graph" else recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
+    rate = torch.tensor(recipe.lr, device=device) if engine.launch == "graph" else recipe.lr
+    optimiser = SGD([*model.parameters(), *hook.parameters()], recipe, rate)
     tally = Tally(device, dataset.void, group)
     order, choices = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
     history = History(_TRAIN_METRIC[dataset.task], engine.model_dump() | ({"processes": group.size} if group.size > 1 else {}))
@@ -191,7 +186,7 @@ class _State:
     def __init__(
         self,
         model: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        optimiser: SGD,
         hook: Hook,
         generators: dict[str, torch.Generator],
         history: History,
@@ -214,10 +209,7 @@ class _State:
 
     def restore(self, state: dict) -> None:
         self._model.load_state_dict(state["model"])
-        rates = [group["lr"] for group in self._optimiser.param_groups]
         self._optimiser.load_state_dict(state["optimiser"])
-        for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate
         self._hook.load_state_dict(state["hook"])
         vars(self._history).update(state["history"])
         torch.set_rng_state(state["random"])

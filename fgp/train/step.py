@@ -10,6 +10,7 @@ from fgp.train.augment import Augmentation, Draws
 from fgp.train.distributed import Group
 from fgp.train.hooks import Hook
 from fgp.train.loss import Loss
+from fgp.train.optimiser import SGD
 
 _WARM_UP_STEPS = 3
 
@@ -50,7 +51,7 @@ class Step:
         augmentation: of the raw images.
         criterion: the loss.
         hook: what a method adds.
-        optimiser: SGD; its rate is a number, or a tensor on the device that is written into.
+        optimiser: its rate is a number, or a tensor on the device that is written into.
         tally: what is counted.
         half: compute in bf16 by autocast.
     """
@@ -60,7 +61,7 @@ class Step:
     augmentation: Augmentation
     criterion: Loss
     hook: Hook
-    optimiser: torch.optim.Optimizer
+    optimiser: SGD
     tally: Tally
     half: bool
 
@@ -71,11 +72,10 @@ class Step:
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        if isinstance(self.optimiser.rate, Tensor):
+            self.optimiser.rate.fill_(rate)
+        else:
+            self.optimiser.rate = rate
 
     def compute(self, images: Tensor, labels: Tensor, draws: Draws) -> None:
         """Do everything of a step that runs on the device, without waiting for it."""

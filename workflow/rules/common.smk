@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 from fgp.errors import FgpError
-from fgp_workflow import budgets
+from fgp_workflow import budgets, rate_limit, run_lock
 from fgp_workflow.config import load
 from fgp_workflow.experiment import Experiment, facts, kind
+from fgp_workflow.inputs import check_repeated_keys
 from fgp_workflow.keys import Keys, recorded
 from fgp_workflow.layout import Layout
 from fgp_workflow.settings import Settings
@@ -17,6 +18,8 @@ from snakemake.logging import logger
 
 NAME = ", ".join(map(str, workflow.configfiles))
 try:
+    for file in workflow.configfiles:
+        check_repeated_keys(file)
     CONFIG = load(config, NAME)
     EXPERIMENT = Experiment(CONFIG)
     SETTINGS = Settings(EXPERIMENT)  # what the configuration sets for a stage, as words of its command line
