@@ -53,6 +53,7 @@ for path in sorted(Path(workflow.basedir).glob("workflow/rules/baselines/*.smk")
 
 
 onstart:
+    refuse_too_many_threads()
     run_lock.hold(workflow, Path(PATHS.root))
     rate_limit.lift(workflow)
 

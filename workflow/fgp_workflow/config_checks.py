@@ -40,7 +40,7 @@ def too_many_threads(config: Config, cores: int) -> str | None:
     """Return what to say where jobs ask for more threads than the machine has cores, which Snakemake cuts down without a word."""
     for key, threads in (("threads", config.threads), ("latency.threads", config.latency.threads)):
         if threads > cores:
-            return f"{key}: {threads} threads a job, but there are {cores} cores; set it to at most {cores} or give more --cores"
+            return f"{key}: {threads} threads a job, but this machine has {cores} cores; give at most {cores}"
     return None
 
 

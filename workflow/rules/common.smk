@@ -8,6 +8,7 @@ import yaml
 from fgp.errors import FgpError
 from fgp_workflow import budgets, rate_limit, run_lock
 from fgp_workflow.config import load
+from fgp_workflow.config_checks import too_many_threads
 from fgp_workflow.experiment import Experiment, facts, kind
 from fgp_workflow.inputs import check_repeated_keys
 from fgp_workflow.keys import Keys, recorded
@@ -91,6 +92,13 @@ shell.prefix(
 )
 
 
+def refuse_too_many_threads():
+    """Stop before the first job where one takes more threads than this machine has, if jobs run on this machine."""
+    problem = None if workflow.non_local_exec else too_many_threads(CONFIG, os.cpu_count() or 1)
+    if problem:
+        raise WorkflowError(f"{NAME}: {problem}")
+
+
 def print_results():
     """Say where the results lie."""
     made = [*TABLES, *FIGURES, PATHS.run("report.html")]
@@ -111,7 +119,10 @@ def print_missing():
     holes = sorted(str(Path(path).parent.relative_to(PATHS.root)) for path in wanted if not Path(path).exists())
     if not holes:
         return
-    lines = [f"{len(holes)} of {len(wanted)} cells are missing; the failed jobs say why:", *(f"    {cell}" for cell in holes[:20])]
+    lines = [
+        f"{len(holes)} of {len(wanted)} cells are missing; the failed jobs say why:",
+        *(f"    {cell}" for cell in holes[:20]),
+    ]
     if len(holes) > 20:
         lines.append(f"    and {len(holes) - 20} more")
     lines += ["To get them: correct the cause and run the same command again. What is finished stays."]
