@@ -11,6 +11,7 @@ from fgp.files import read_json, write_json
 _Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+_Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Provenance(BaseModel):
@@ -37,7 +38,7 @@ class Metrics(BaseModel):
     dataset: str
     network: str
     width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: _Number
     method: str
     selection: str
     metric: Literal["top1", "miou"]
@@ -51,7 +52,7 @@ class Metrics(BaseModel):
     channels: dict[str, _Count] = Field(description="channels of every convolution of the dense network")
     score_seconds: _Seconds | None
     train_seconds: _Seconds
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: _Number
     provenance: _Provenance
 
     @model_validator(mode="after")
