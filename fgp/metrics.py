@@ -12,6 +12,7 @@ _Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 _KIND = Kind("a metrics file", "the stage that writes it")
+_Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Provenance(BaseModel):
@@ -39,7 +40,7 @@ class Metrics(BaseModel):
     dataset: str
     network: str
     width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: _Number
     method: str
     selection: str
     metric: Literal["top1", "miou"]
@@ -53,7 +54,7 @@ class Metrics(BaseModel):
     channels: dict[str, _Count] = Field(description="channels of every convolution of the dense network")
     score_seconds: _Seconds | None
     train_seconds: _Seconds
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: _Number
     provenance: _Provenance
 
     @model_validator(mode="after")

@@ -1,11 +1,13 @@
 import json
-import subprocess
+import re
 import sys
 import time
+import types
 
+import pandas as pd
 import pytest
 import yaml
-from fgp_workflow import collect
+from fgp_workflow import cells, collect
 
 from fgp.errors import FgpError
 
@@ -17,7 +19,8 @@ def metrics(**changes):
         **{"dense_macs": 1000, "dense_params": 60, "kept": {"a": 3, "b": 5}, "channels": {"a": 8, "b": 8}},
         **{"score_seconds": 0.5, "train_seconds": 4.0, "epochs": 3},
         "provenance": {
-            **{"command": "fgp finetune", "recipe": {}, "code": "abc", "commit": "0123", "dirty": True, "versions": {}},
+            **{"command": "fgp finetune", "recipe": {}, "code": "abc", "key": "k", "digest": "d"},
+            **{"commit": "0123", "dirty": True, "versions": {}},
             **{
                 "hardware": {"cpu": "Some CPU", "cores": 2, "device": "cpu"},
                 "threads": 1,
@@ -51,36 +54,38 @@ def numbers(median=2.0):
 
 
 def test_units_and_shares(tmp_path):
-    (row,) = collect.collect([put(tmp_path)])
+    row = collect.collect([put(tmp_path)]).loc[0]
     assert (row["before_percent"], row["after_percent"]) == (41.5, 97.25)
     assert (row["macs_remaining_percent"], row["params_remaining_percent"], row["kept_percent"]) == (25.0, 50.0, 50.0)
     assert (row["commit"], row["dirty"], row["hardware"]) == ("0123", True, "Some CPU, cpu, threads 1")
     assert row["finished"] == "2026-01-02T03:04:05+00:00"
+    assert not row["accepted_code"]
+    assert pd.isna(row["accepted_commits"])
 
 
 def test_latency_is_joined_and_columns_sorted_by_batch_size(tmp_path):
     networks = {"fgp/cumulative-0.40": {"128": numbers(8.0), "1": numbers()}, "l1/gone": {"1": numbers()}}
-    rows = collect.collect([put(tmp_path)], [put_latency(tmp_path, networks)])
-    collect.write(rows, tmp_path / "cells.csv")
-    (row,) = collect.read(tmp_path / "cells.csv")
-    assert row["latency_b1_median_ms"] == 2.0
-    assert row["latency_b128_images_per_second"] == 125.0
-    assert row["latency_hardware"] == "Other CPU, Some GPU, threads 1"
-    assert [name for name in row if name.endswith("median_ms")] == ["latency_b1_median_ms", "latency_b128_median_ms"]
+    table = collect.collect([put(tmp_path)], [put_latency(tmp_path, networks)])
+    assert len(table) == 1
+    assert table.loc[0, "latency_b1_median_ms"] == 2.0
+    assert table.loc[0, "latency_b128_images_per_second"] == 125.0
+    assert table.loc[0, "latency_hardware"] == "Other CPU, Some GPU, threads 1"
+    assert [name for name in table if name.endswith("median_ms")] == ["latency_b1_median_ms", "latency_b128_median_ms"]
 
 
-def test_csv_reads_back_what_was_written(tmp_path):
+def test_csv_reads_back_what_was_collected(tmp_path):
     paths = [put(tmp_path), put(tmp_path, metrics(method="dense", selection="unpruned", before=None, score_seconds=None))]
-    rows = collect.collect(paths)
-    collect.write(rows, tmp_path / "cells.csv")
-    assert collect.read(tmp_path / "cells.csv") == rows
-    assert [row["method"] for row in rows] == ["dense", "fgp"]
-    assert rows[0]["before_percent"] is None
+    collected = collect.collect(paths)
+    cells.write(collected, tmp_path / "cells.csv")
+    pd.testing.assert_frame_equal(cells.read(tmp_path / "cells.csv"), collected)
+    assert list(collected["method"]) == ["dense", "fgp"]
+    assert pd.isna(collected.loc[0, "before_percent"])
 
 
 @pytest.mark.parametrize(
     "where",
     [
+        "digits-vgg16/seed03/fgp/cumulative-0.40",
         "digits-vgg16/seed3/fgp/cumulative-0.35",
         "digits-vgg16/seed3/l1/cumulative-0.40",
         "digits-vgg16/seed4/fgp/cumulative-0.40",
@@ -90,8 +95,9 @@ def test_csv_reads_back_what_was_written(tmp_path):
 )
 def test_cell_that_contradicts_its_path(tmp_path, where):
     path = put(tmp_path, where=where)
-    with pytest.raises(FgpError, match=r"content belongs to digits-vgg16/seed3/fgp/cumulative-0\.40"):
+    with pytest.raises(FgpError, match=r"content belongs to digits-vgg16/seed3/fgp/cumulative-0\.40") as caught:
         collect.cell(path)
+    assert "delete" not in str(caught.value)
 
 
 def test_duplicate_cell(tmp_path):
@@ -109,7 +115,9 @@ def test_missing_key_is_named(tmp_path, key):
         collect.cell(path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("after", None), ("after", "97"), ("macs", 0), ("kept", {"a": 3}), ("seed", True)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("after", None), ("after", "97"), ("macs", 0), ("kept", {"a": 3}), ("seed", True), ("epochs", 1 << 63)]
+)
 def test_wrong_value_is_named(tmp_path, key, value):
     path = put(tmp_path, metrics(**{key: value}), where="digits-vgg16/seed3/fgp/cumulative-0.40")
     with pytest.raises(FgpError, match=key):
@@ -144,24 +152,111 @@ def test_latency_measured_twice_or_misplaced(tmp_path):
         collect.latencies(misplaced)
 
 
-def test_command_collects_the_cells_of_a_configuration(tmp_path, capsys):
-    task = {"dataset": "digits", "network": "vgg16", "recipe": "short", "finetune": "short"}
+class FakeProof:
+    """Accepts what `OTHER` names as made by other code, refuses what `WRONG` names."""
+
+    OTHER, WRONG = (), ()
+
+    def __init__(self, experiment, accept_code):
+        self.run, self.accept_code = experiment.config.run, accept_code
+
+    def check_cell(self, path, metrics):
+        return self._check(path, f"{metrics['method']}/{metrics['selection']}")
+
+    def check_latency(self, path, content):
+        assert content["latency"]
+        return self._check(path, "latency")
+
+    def _check(self, path, name):
+        if name in self.WRONG or (name in self.OTHER and not self.accept_code):
+            raise FgpError(f"{path}: not of {self.run}; run snakemake again")
+        return name in self.OTHER
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of one task, seed 3, with its dense network, FGP and latencies; the words that collect it."""
+    monkeypatch.setitem(sys.modules, "fgp_workflow.proof", types.SimpleNamespace(Proof=FakeProof))
+    monkeypatch.setattr(FakeProof, "OTHER", ())
+    monkeypatch.setattr(FakeProof, "WRONG", ())
+    task = {"dataset": "digits", "network": "vgg16", "recipe": "short", "finetune": "short", "budgets": {"half": 0.5}}
     config = {
         "run": "x",
         "seeds": [3],
         "datasets": {"digits": {"source": "digits"}},
         "recipes": {"short": {"epochs": 1, "lr": 0.1}},
         "tasks": {"digits-vgg16": task},
-        "methods": [],
+        "methods": ["fgp"],
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    words = ["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "cells.csv")]
-    assert collect.main(words) == 1
-    assert "digits-vgg16/seed3/dense/unpruned/metrics.json" in capsys.readouterr().err
-    assert not (tmp_path / "cells.csv").exists()
-    path = put(tmp_path, metrics(method="dense", selection="unpruned"))
-    assert collect.main(words) == 1
-    assert f"{path}: dataset: found digits32, this configuration asks for digits" in capsys.readouterr().err
+    put(tmp_path, metrics(method="dense", selection="unpruned"))
+    put(tmp_path, metrics(selection="macs-0.5000"))
+    put_latency(tmp_path, {"fgp/macs-0.5000": {"1": numbers()}, "dense/unpruned": {"1": numbers()}})
+    return tmp_path
+
+
+def collected(run, *flags):
+    words = ["--config", str(run / "config.yaml"), "--out", str(run / "cells.csv"), *flags]
+    return collect.main(words), run / "cells.csv"
+
+
+def test_command_collects_the_cells_of_a_configuration(run):
+    status, path = collected(run)
+    assert status == 0
+    table = cells.read(path)
+    assert list(table["method"]) == ["dense", "fgp"]
+    assert list(table["latency_b1_median_ms"]) == [2.0, 2.0]
+    assert not table["accepted_code"].any()
+
+
+@pytest.mark.parametrize("name", ["dense/unpruned/metrics.json", "latency.json"])
+def test_command_names_a_missing_file(run, name, capsys):
+    (run / "digits-vgg16/seed3" / name).unlink()
+    status, path = collected(run)
+    assert (status, path.exists()) == (1, False)
+    assert f"digits-vgg16/seed3/{name}" in capsys.readouterr().err
+    status, path = collected(run, "--missing-ok")
+    assert status == 0
+    assert len(cells.read(path)) == (1 if "metrics" in name else 2)
+    assert re.match(rf"left out: \S+{name}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("wrong", ["dense/unpruned", "latency"])
+def test_what_the_proof_refuses_is_not_collected(run, wrong, monkeypatch, capsys):
+    monkeypatch.setattr(FakeProof, "WRONG", (wrong,))
+    assert collected(run)[0] == 1
+    assert "not of x; run snakemake again" in capsys.readouterr().err
+
+
+def commits(path):
+    table = cells.read(path)
+    return dict(zip(table["method"], zip(table["accepted_code"], table["accepted_commits"].fillna(""), strict=True), strict=True))
+
+
+def test_other_code_is_accepted_on_demand_and_named(run, monkeypatch, capsys):
+    monkeypatch.setattr(FakeProof, "OTHER", ("fgp/macs-0.5000",))
+    assert collected(run)[0] == 1
+    assert "fgp/macs-0.5000/metrics.json: not of x" in capsys.readouterr().err
+    status, path = collected(run, "--accept-code")
+    assert status == 0
+    assert commits(path) == {"dense": (False, ""), "fgp": (True, "0123-dirty")}
+
+
+def test_latency_of_other_code_counts_for_every_cell_that_it_measures(run, monkeypatch):
+    monkeypatch.setattr(FakeProof, "OTHER", ("fgp/macs-0.5000", "latency"))
+    path = run / "digits-vgg16/seed3/latency.json"
+    content = json.loads(path.read_text())
+    content["provenance"] |= {"commit": "89abcdef0123456789", "dirty": False}
+    path.write_text(json.dumps(content))
+    status, path = collected(run, "--accept-code")
+    assert status == 0
+    assert commits(path) == {"dense": (True, "89abcdef01"), "fgp": (True, "0123-dirty 89abcdef01")}
+
+
+def test_accept_code_needs_a_configuration(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        collect.main(["--metrics", "x", "--accept-code", "--out", str(tmp_path / "cells.csv")])
+    assert "--accept-code: only with --config" in capsys.readouterr().err
 
 
 def test_command_needs_something_to_collect(tmp_path, capsys):
@@ -177,36 +272,8 @@ def test_error_leaves_the_old_file(tmp_path):
     assert out.read_text() == "old"
 
 
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda text: text.replace("after_percent", "after"), "lacks the columns after_percent"),
-        (lambda text: text.replace("97.25", "high"), "column after_percent: 'high' is no number"),
-        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
-        (lambda text: text.strip() + ",surplus\n", "more or fewer fields"),
-        (lambda text: text[: text.rindex(",97.25")] + "\n", "more or fewer fields"),
-    ],
-)
-def test_damaged_csv(tmp_path, edit, message):
-    out = tmp_path / "cells.csv"
-    collect.write(collect.collect([put(tmp_path)]), out)
-    out.write_text(edit(out.read_text()))
-    with pytest.raises(FgpError, match=message):
-        collect.read(out)
-
-
-def test_csv_absent(tmp_path):
-    with pytest.raises(FgpError, match="cannot be read"):
-        collect.read(tmp_path / "cells.csv")
-
-
 def test_hundreds_of_files_are_quick(tmp_path):
     paths = [put(tmp_path, metrics(seed=seed, selection=f"macs-0.{i}")) for seed in range(10) for i in range(50)]
     start = time.perf_counter()
     assert len(collect.collect(paths)) == 500
     assert time.perf_counter() - start < 5
-
-
-def test_loads_no_torch():
-    code = "import sys, fgp_workflow.collect, fgp_workflow.tables, fgp_workflow.figures; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

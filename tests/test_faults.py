@@ -1,6 +1,5 @@
 """Full and read-only disks, too little memory, broken images, diverging training, failing jobs: a clear message, no half file."""
 
-import csv
 import json
 import os
 import re
@@ -9,23 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from fault_cases import CASES, RECIPE
-from fgp_workflow import collect, paper, table_formats, tables
-from fgp_workflow.figures import fig3a, fig3b, fig4, style
-from fgp_workflow.figures import main as draw
-from fgp_workflow.inputs import read_config, read_yaml
 from PIL import Image
 from test_workflow import TINY, TOY, Project
 
-import baselines
 from fgp import cli
 from fgp.errors import FgpError
 from fgp.files import atomic
 
 HERE = Path(__file__).parent
 NAMESPACE = ["unshare", "--mount", *["--map-root-user"] * (os.geteuid() != 0)]
-ABSENT = "not there: failed or not run"
 
 
 def _files(folder: Path) -> list[str]:
@@ -187,87 +179,6 @@ def test_a_broken_image_in_the_middle_is_named(tmp_path, capsys, broken):
     assert not _files(out)
 
 
-@pytest.fixture(scope="module")
-def partial(tmp_path_factory):
-    """Configuration, and rows of cells.csv in which a seed, a method and a dense network are missing."""
-    folder = tmp_path_factory.mktemp("partial")
-    figures = {
-        "fig3a": {"task": "digits-vgg16", "k": [0.2, 0.4, 0.8]},
-        "fig3b": {"task": "digits-vgg16", "classes": [2, 5], "k": 0.4},
-        "fig4": {"tasks": ["digits-vgg16"], "k": 0.4, "share": 0.3},
-    }
-    config = {**TINY, "seeds": [0, 1], "methods": ["fgp", "l1", "fpgm"], "figures": figures}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    there = [("digits-vgg16", 1, "dense", "unpruned"), ("digits-vgg16", 0, "l1", "macs-0.5000")]
-    for seed in (0, 1):
-        there += [
-            ("digits-vgg16", seed, "fgp", name) for name in ("cumulative-0.40", "cumulative-0.80", "macs-0.5000", "peak-0.30")
-        ]
-        there += [("digits-vgg16-c5", seed, *path) for path in (("dense", "unpruned"), ("fgp", "cumulative-0.40"))]
-    facts = {"dataset": "digits", "network": "vgg16", "width": 0.0625, "metric": "top1", "macs_remaining_percent": 50.0}
-    facts |= dict.fromkeys(("macs", "params", "dense_macs", "dense_params", "epochs"), 10)
-    rows = [
-        {**dict.fromkeys(collect.COLUMNS), **facts, "after_percent": 90.0 + seed, **dict(zip(collect.KEYS, key, strict=True))}
-        for key in there
-        for seed in key[1:2]
-    ]
-    collect.write(rows, folder / "cells.csv")
-    return folder
-
-
-def test_tables_mark_holes_in_every_format(partial, tmp_path):
-    config = read_config(partial / "config.yaml")
-    methods = {name: baselines.get(name).METHOD for name in config["methods"]}
-    table = tables.build(1, collect.read(partial / "cells.csv"), config, methods, read_yaml(paper.FILE))
-    # dense, FGP as defined, FGP, L1 and FPGM at equal MACs: 5 rows, 2 seeds each
-    assert table.incomplete == "incomplete: 4 of 10 cells missing"
-    table_formats.write(table, tmp_path)
-    markdown, latex = (tmp_path / "table1.md").read_text(), (tmp_path / "table1.tex").read_text()
-    assert markdown.startswith("# Table 1: Classification (incomplete: 4 of 10 cells missing)\n")
-    assert r"\caption{Classification (incomplete: 4 of 10 cells missing): " in latex
-    number = re.search(rf"^- \[(\d+)\] {ABSENT}\.$", markdown, re.M)[1]
-    line = next(line for line in markdown.splitlines() if "FPGM" in line and "equal MACs" in line)
-    assert f"— [{number}]" in line
-    assert re.search(rf"\[\d+\] seed 1 {ABSENT}\.", markdown)
-    assert re.search(r"\[\d+\] over 1 of 2 seeds; what the others are compared with is not there", markdown)
-    assert rf"---\textsuperscript{{{re.search(rf'superscript{{(.)}} {ABSENT}', latex)[1]}}}" in latex
-    with open(tmp_path / "table1.csv", newline="") as file:
-        records = list(csv.DictReader(file))
-    assert {record["table_is"] for record in records} == {table.incomplete}
-    fpgm = next(record for record in records if record["method"] == "fpgm")
-    assert (fpgm["after_percent"], fpgm["seeds"], fpgm["seeds_expected"]) == ("", "0", "2")
-    assert ABSENT in fpgm["notes"]
-
-
-@pytest.mark.parametrize(
-    ("module", "title", "crosses"),
-    [
-        (fig3a, "incomplete: 3 of 8 cells missing", [[0.2]]),
-        (fig3b, "incomplete: 4 of 8 cells missing", [[2]]),
-        (fig4, "incomplete: 9 of 14 cells missing", [[2, 3, 4, 5], [2, 3, 4, 5]]),
-    ],
-)
-def test_figures_mark_holes(partial, module, title, crosses):
-    rows, config = collect.read(partial / "cells.csv"), read_config(partial / "config.yaml")
-    figure = module.draw(module.prepare(rows, config, *[read_yaml(paper.FILE)] * (module is fig3b)))
-    assert (figure.legends[0].get_title().get_text().splitlines()[0] if figure.legends else figure.get_suptitle()) == title
-    lines = [line for axis in figure.axes for line in axis.lines if line.get_label() == "not there"]
-    assert [list(line.get_xdata()) for line in lines] == crosses
-    assert {line.get_marker() for line in lines} == {"x"}
-    style.plt.close(figure)
-
-
-def test_a_figure_without_any_cell(partial, tmp_path, capsys):
-    lines = (partial / "cells.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "cells.csv").write_text("".join(line for line in lines if "-c5" not in line))
-    words = ["--figure", "3b", "--cells", str(tmp_path / "cells.csv"), "--config", str(partial / "config.yaml")]
-    words += ["--out-stem", str(tmp_path / "fig3b")]
-    assert draw(words) == 1
-    assert draw([*words, "--missing-ok"]) == 0
-    assert "not drawn: figure 3b: cells.csv holds none of its cells" in capsys.readouterr().err
-    assert _files(tmp_path) == ["cells.csv"]
-
-
 FAILING = """
 rule all:
     input: "fine.txt", "wrong.txt", "killed.txt"
@@ -310,13 +221,13 @@ def test_a_failing_cell_stops_its_dependants_only(tmp_path):
     toy.write_text(TOY.replace("    import torch\n", '    import torch\n\n    raise ValueError("toy breaks")\n'))
     failed = project.snakemake("all_tables", "all_figures", "--cores", "2")
     assert failed.returncode == 1
-    others = ["dense/unpruned", "fgp/cumulative-0.40", "fgp/macs-0.5000"]
+    others = ["dense/unpruned", "fgp/count-0.40", "fgp/cumulative-0.40", "fgp/macs-0.5000"]
     metrics = {name: run / f"digits-vgg16/seed0/{name}/metrics.json" for name in others}
     assert sorted(metrics.values()) == sorted(run.rglob("metrics.json")), failed.stderr
     assert not list((run / "digits-vgg16/seed0/toy").rglob("*.*"))
     assert not any((run / name).exists() for name in ("cells.csv", "tables/table1.md", "figures/fig3a.png"))
     said = failed.stderr
-    assert "1 of 4 cells are missing; the failed jobs say why:\n    digits-vgg16/seed0/toy/macs-0.5000\n" in said
+    assert "1 of 5 cells are missing; the failed jobs say why:\n    digits-vgg16/seed0/toy/macs-0.5000\n" in said
     assert re.search(r"\n    failed: score digits-vgg16 seed 0 toy: ValueError: toy breaks \(log: \S+\)\n", said)
     again = re.search(r"run the same command again.*\n    snakemake (.*)\n", said)[1]
     after = re.search(r"\n    snakemake (partial_tables .*)\n", said)[1]
@@ -328,9 +239,9 @@ def test_a_failing_cell_stops_its_dependants_only(tmp_path):
         "cells.csv",
         "figures/fig3a.pdf",
         "figures/fig3a.png",
-        *(f"tables/table{n}.{e}" for n in "13" for e in ("csv", "md", "tex")),
+        *(f"tables/table{n}.{e}" for n in "13" for e in ("csv", "html", "md", "tex")),
     ]
-    assert "(incomplete: 1 of 4 cells missing)" in (run / "partial/tables/table1.md").read_text()
+    assert "(incomplete: 1 of 5 cells missing)" in (run / "partial/tables/table1.md").read_text()
     assert "incomplete" not in (run / "partial/tables/table3.md").read_text()
     assert "results/tiny/partial/tables/table1.md" in done.stderr
     assert "toy/macs-0.5000/metrics.json" in (run / "logs/partial_tables.log").read_text()

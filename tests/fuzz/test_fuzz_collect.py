@@ -2,7 +2,7 @@
 
 import math
 
-from fgp_workflow import collect
+from fgp_workflow import cells, collect
 from hypothesis import strategies as st
 from strategies import damaged, fuzz, json_text, outcome
 from test_fuzz_metrics import FOLDER, VALID
@@ -26,36 +26,40 @@ def test_latency(tmp_path, content):
     for columns in (outcome(collect.latencies, path) or {}).values():
         hardware = columns.pop("latency_hardware")
         assert hardware is None or hardware.encode()
+        assert (columns.pop("accepted_code"), columns.pop("accepted_commits")) == (False, None)
         assert all(math.isfinite(value) and value >= 0 for value in columns.values())
-        assert all(int(name.split("_")[1][1:]) >= 0 for name in columns)
+        assert not columns or cells.batch_sizes(columns)
 
 
-def cells(folder):
+def written(folder):
     path = folder / FOLDER / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_sealed(path, VALID)
-    rows = collect.collect([path])
-    collect.write([row | {"seed": seed} for row in rows for seed in range(2)], folder / "cells.csv")
+    row = collect.cell(path)
+    cells.write(cells.frame([row | {"seed": seed} for seed in range(2)]), folder / "cells.csv")
     return folder / "cells.csv"
 
 
-def check(rows):
-    for row in rows or ():
-        assert all(row[name] is not None for name in (*collect.KEYS, "after_percent", "macs", "width"))
-        assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+def check(table):
+    if table is None:
+        return
+    assert not table[[*cells.KEYS, "after_percent", "macs", "width", "accepted_code"]].isna().any(axis=None)
+    assert {name: str(table[name].dtype) for name in cells.COLUMNS} == cells.COLUMNS
+    numbers = table.select_dtypes("number")
+    assert (numbers.isna() | numbers.abs().lt(math.inf)).all(axis=None)
 
 
 @fuzz(150, st.data())
 def test_damaged_cells(tmp_path, data):
-    path = cells(tmp_path)
+    path = written(tmp_path)
     path.write_bytes(data.draw(damaged(path.read_bytes())))
-    check(outcome(collect.read, path))
+    check(outcome(cells.read, path))
 
 
 @fuzz(100, st.integers(0, 2), st.integers(0, 30), st.sampled_from(FIELDS))
 def test_wrong_fields_of_cells(tmp_path, line, column, field):
-    path = cells(tmp_path)
+    path = written(tmp_path)
     lines = [text.split(",") for text in path.read_text().splitlines()]
     lines[line][column % len(lines[line])] = field
     path.write_text("\n".join(map(",".join, lines)), newline="")
-    check(outcome(collect.read, path))
+    check(outcome(cells.read, path))

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
-from fgp_workflow import collect
-from fgp_workflow.inputs import read_grid
+from fgp_workflow import cells, collect
+from fgp_workflow.inputs import read_experiment
 from PIL import Image
 from strategies import outcome, time_limit
 
@@ -21,8 +21,8 @@ from fgp.scoring.files import load_scores
 from fgp.train.resume import Checkpoint
 
 READERS = (
-    *(read_sealed, provenance.read, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load, read_grid),
-    *(collect.read, collect.cell),
+    *(read_sealed, provenance.read, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load, read_experiment),
+    *(cells.read, collect.cell),
 )
 PLACES = {
     "nothing": lambda path: None,

@@ -1,51 +1,43 @@
-"""Collect `metrics.json` and `latency.json` files into `cells.csv`: tidy, one row a cell, units in the column names.
-
-Loads no torch and no pandas, so that hundreds of files take well under a second.
-"""
+"""Collect `metrics.json` and `latency.json` files into `cells.csv`: tidy, one row a cell, units in the column names."""
 
 import argparse
-import csv
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from fgp.errors import FgpError, exit_status
-from fgp.files import atomic, read_json, require_file
+from fgp.files import read_sealed
 from fgp.metrics import read_metrics
-from fgp_workflow.grid import Grid
-from fgp_workflow.inputs import read_grid
-from fgp_workflow.proof import Proof
+from fgp_workflow.cells import COLUMNS, KEYS, LATENCY, frame, latency_column, named, write
+from fgp_workflow.experiment import Experiment
+from fgp_workflow.inputs import read_experiment
+from fgp_workflow.layout import Layout
 
-KEYS = ("task", "seed", "method", "selection")
-_TEXTS = (*("task", "dataset", "network", "method", "selection", "metric"), "commit", "hardware", "finished", "latency_hardware")
-_INTEGERS = ("seed", "macs", "params", "dense_macs", "dense_params", "epochs")
-COLUMNS = (
-    *("task", "dataset", "network", "width", "seed", "method", "selection", "metric", "before_percent", "after_percent"),
-    *("macs", "params", "dense_macs", "dense_params", "macs_remaining_percent", "params_remaining_percent", "kept_percent"),
-    *("score_seconds", "train_seconds", "epochs", "commit", "dirty", "hardware", "finished", "latency_hardware"),
-)
-_REQUIRED = (*("task", "dataset", "network", "width", "seed", "method", "selection", "metric", "after_percent"), *_INTEGERS)
-_BATCH = re.compile("[0-9]{1,9}")
+if TYPE_CHECKING:
+    from fgp_workflow.proof import Proof
+
+_BELOW = Layout(".")
+_BATCH, _SEED = re.compile("[0-9]{1,9}"), re.compile("seed(0|[1-9][0-9]{0,17})")
 _LARGEST = 1e15
-_LATENCY = ("median_ms", "q1_ms", "q3_ms", "images_per_second")
+_SHORT = 10
 
 
-def cell(path: str | os.PathLike, proof: Proof | None = None) -> dict:
+def cell(path: str | os.PathLike, proof: "Proof | None" = None) -> dict:
     """Read one `<task>/seed<S>/<method>/<selection>/metrics.json` into a row of `cells.csv`; shares become percent.
 
     Raises:
         FgpError: a key is missing or of the wrong type, the file contradicts its own path, or `proof` refuses it.
     """
     metrics = read_metrics(path)
-    parts = Path(path).parts
-    said = "{task}/seed{seed}/{method}/{selection}/metrics.json".format(**metrics)
-    if "/".join(parts[-5:]) != said:
-        raise FgpError(f"{path}: its content belongs to {said}; delete it and run the stage that writes it again")
-    if proof:
-        proof.check_cell(path, metrics)
+    said = _BELOW.cell("metrics.json").format(**{key: metrics[key] for key in KEYS}).removeprefix("./")
+    if "/".join(Path(path).parts[-5:]) != said:
+        raise FgpError(f"{path}: its content belongs to {said}; collect it from there, or run the stage that writes this file")
+    accepted = bool(proof and proof.check_cell(path, metrics))
     kept, channels = (sum(metrics[key].values()) for key in ("kept", "channels"))
     provenance = metrics["provenance"]
     return {
@@ -59,52 +51,50 @@ def cell(path: str | os.PathLike, proof: Proof | None = None) -> dict:
         "dirty": provenance["dirty"],
         "hardware": _hardware(provenance),
         "finished": provenance["finished"],
-        "latency_hardware": None,
+        **_other_code(accepted, provenance),
     }
 
 
-def latencies(path: str | os.PathLike, proof: Proof | None = None) -> dict[tuple[str, ...], dict]:
+def latencies(path: str | os.PathLike, proof: "Proof | None" = None) -> dict[tuple, dict]:
     """Read one `<task>/seed<S>/latency.json`.
 
     Returns:
         (task, seed, method, selection) -> columns `latency_b<batch size>_median_ms`, `..._q1_ms`, `..._q3_ms`,
-        `..._images_per_second` and `latency_hardware`.
+        `..._images_per_second`, `latency_hardware`, and `accepted_code` and `accepted_commits` of the measurement.
 
     Raises:
         FgpError: the path or a key is not as described, or `proof` refuses the file.
     """
-    content = read_json(path)
+    content = read_sealed(path)
     task, seed = ("", "", *Path(path).parts)[-3:-1]
-    if not seed.startswith("seed") or not seed.removeprefix("seed").isdigit():
+    if not _SEED.fullmatch(seed):
         raise FgpError(f"{path}: expected a path <task>/seed<S>/latency.json")
-    hardware = _hardware(_mapping(content, "provenance", path), content.get("threads"))
+    provenance = _mapping(content, "provenance", path)
     rows = {}
     for network in _mapping(content, "latency", path):
         method, slash, selection = network.partition("/")
         if not slash:
-            raise FgpError(f"{path}: key latency.{network}: expected <method>/<selection>")
-        row = {"latency_hardware": hardware}
+            raise FgpError(f"{path}: key latency.{network}: expected <method>/<selection>; measure again")
+        row: dict[str, object] = {"latency_hardware": _hardware(provenance, content.get("threads"))}
         for batch, numbers in _mapping(content["latency"], network, path).items():
-            for name in _LATENCY:
+            for name in LATENCY:
                 value = numbers.get(name) if isinstance(numbers, dict) else None
                 if not _BATCH.fullmatch(batch) or type(value) not in (int, float) or not 0 <= value < _LARGEST:
-                    raise FgpError(
-                        f"{path}: key latency.{network}.{batch}.{name}: expected a number, found {value!r}; measure again"
-                    )
-                row[f"latency_b{batch}_{name}"] = value
-        rows[task, seed.removeprefix("seed"), method, selection] = row
-    if proof:
-        proof.check_latency(path, content)
-    return rows
+                    key = f"latency.{network}.{batch}.{name}"
+                    raise FgpError(f"{path}: key {key}: expected a number, found {value!r}; measure again")
+                row[latency_column(batch, name)] = value
+        rows[task, int(seed.removeprefix("seed")), method, selection] = row
+    other = _other_code(bool(proof and proof.check_latency(path, content)), provenance)
+    return {key: row | other for key, row in rows.items()}
 
 
 def collect(
     metrics: Iterable[str | os.PathLike],
     latency: Iterable[str | os.PathLike] = (),
-    proof: Proof | None = None,
+    proof: "Proof | None" = None,
     holes: dict[str, str] | None = None,
-) -> list[dict]:
-    """Join metrics and latencies into rows, sorted by task, seed, method and selection.
+) -> pd.DataFrame:
+    """Join metrics and latencies into the table `cells.csv`, sorted by task, seed, method and selection.
 
     Latencies of networks without a cell are left out. With `proof`, every file must belong to its configuration.
     With `holes`, a file that is missing or wrong is left out and entered there with the reason.
@@ -112,97 +102,60 @@ def collect(
     Raises:
         FgpError: a file is wrong (see `cell`, `latencies`) or a cell or latency occurs twice.
     """
-    rows: dict[tuple[str, ...], tuple[dict, object]] = {}
-    for path in metrics:
-        row = _read(cell, path, proof, holes)
-        if row is None:
-            continue
-        key = tuple(str(row[name]) for name in KEYS)
+    rows: dict[tuple, dict] = {}
+    for path, row in _each(cell, metrics, proof, holes):
+        key = tuple(row[name] for name in KEYS)
         if key in rows:
-            raise FgpError(f"{path}: the same cell as {rows[key][1]} ({_named(key)}); give it once")
-        rows[key] = (row, path)
-    measured: dict[tuple[str, ...], object] = {}
-    for path in latency:
-        for key, columns in (_read(latencies, path, proof, holes) or {}).items():
+            raise FgpError(f"{path}: the same cell as {rows[key]['file']} ({named(key)}); give it once")
+        rows[key] = row | {"file": path}
+    measured: dict[tuple, object] = {}
+    for path, columns in _each(latencies, latency, proof, holes):
+        for key, values in columns.items():
             if key in measured:
-                raise FgpError(f"{path}: {_named(key)} was also measured in {measured[key]}; give one of them")
+                raise FgpError(f"{path}: {named(key)} was also measured in {measured[key]}; give one of them")
             measured[key] = path
             if key in rows:
-                rows[key][0].update(columns)
-    return sorted((row for row, _ in rows.values()), key=lambda row: tuple(row[name] for name in KEYS))
+                rows[key] |= values | _joined(rows[key], values)
+    return frame(list(rows.values()))
 
 
-def _read(reader: Callable, path: str | os.PathLike, proof: Proof | None, holes: dict[str, str] | None) -> dict | None:
-    try:
-        return reader(path, proof)
-    except FgpError as error:
-        if holes is None:
-            raise
-        holes[str(path)] = str(error)
-        return None
+def _each(reader: Callable, paths: Iterable, proof: "Proof | None", holes: dict[str, str] | None) -> Iterable[tuple]:
+    """Yield every path with what `reader` returns; into `holes`, if given, go those that it refuses."""
+    for path in paths:
+        try:
+            yield path, reader(path, proof)
+        except FgpError as error:
+            if holes is None:
+                raise
+            holes[str(path)] = str(error)
 
 
-def files(grid: Grid, folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the metrics and the latency files of every cell of a configuration, below the folder of its run."""
-    latency = [folder / task / f"seed{seed}" / "latency.json" for task in grid.config.tasks for seed in grid.seeds_of(task)]
-    return [folder / cell / "metrics.json" for cell in grid.folders()], latency
+def _other_code(accepted: bool, provenance: dict) -> dict[str, object]:
+    """Return the columns that say whether a file was made by other code than the present, and by which."""
+    commit = provenance.get("commit")
+    known = f"{commit[:_SHORT]}{'-dirty' if provenance.get('dirty') else ''}" if isinstance(commit, str) else "unknown"
+    return {"accepted_code": accepted, "accepted_commits": known if accepted else None}
 
 
-def write(rows: Sequence[dict], path: str | os.PathLike) -> None:
-    """Write rows as CSV, atomically; an absent number is an empty field."""
-    batches = sorted({int(name.split("_")[1][1:]) for row in rows for name in row if name.startswith("latency_b")})
-    columns = [*COLUMNS, *(f"latency_b{batch}_{name}" for batch in batches for name in _LATENCY)]
-    with atomic(path) as aside, aside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _joined(row: dict, latency: dict) -> dict[str, object]:
+    """Return the columns of `_other_code` of a cell together with its latency."""
+    commits = dict.fromkeys(part["accepted_commits"] for part in (row, latency) if part["accepted_code"])
+    return {"accepted_code": bool(commits), "accepted_commits": " ".join(commits) or None}
 
 
-def read(path: str | os.PathLike) -> list[dict]:
-    """Read `cells.csv` back: numbers as int or float, an empty field as None, `dirty` as bool.
-
-    Raises:
-        FgpError: the file cannot be read, lacks a column, holds a field that is no number where one belongs, or repeats a cell.
-    """
-    require_file(path, "write it with python -m fgp_workflow.collect")
-    try:
-        with open(path, newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise FgpError(f"{path}: lacks the columns {', '.join(missing)}; write it with python -m fgp_workflow.collect")
-            rows = [{name: _parse(name, text, path) for name, text in row.items()} for row in reader]
-    except OSError as error:
-        raise FgpError(f"{path}: cannot be read ({error.strerror}); write it with python -m fgp_workflow.collect") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise FgpError(f"{path}: not a table of cells ({error}); write it with python -m fgp_workflow.collect") from None
-    seen = set()
-    for row in rows:
-        key = tuple(str(row[name]) for name in KEYS)
-        if key in seen:
-            raise FgpError(f"{path}: {_named(key)} occurs twice; collect the cells again")
-        seen.add(key)
-    return rows
-
-
-def _parse(name: str | None, text: str | None, path: str | os.PathLike) -> object:
-    if name is None or text is None:
-        raise FgpError(f"{path}: a row has more or fewer fields than the header; collect the cells again")
-    if not text:
-        if name in _REQUIRED:
-            raise FgpError(f"{path}: column {name}: a field is empty; collect the cells again")
-        return None
-    if name in _TEXTS:
-        return text
-    if name == "dirty":
-        return text == "True"
-    try:
-        value = int(text) if name in _INTEGERS else float(text)
-        if not math.isfinite(value):
-            raise ValueError
-        return value
-    except (ValueError, OverflowError):
-        raise FgpError(f"{path}: column {name}: {text!r} is no number; collect the cells again") from None
+def files(experiment: Experiment, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the metrics and the latency files of every cell of an experiment, below the folder of its run."""
+    metrics = [
+        folder / _BELOW.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
+        for cell in experiment.cells
+        for seed in experiment.seeds_of(cell.task)
+    ]
+    latency = [
+        folder / _BELOW.of_seed("latency.json").format(task=task, seed=seed)
+        for task in experiment.config.tasks
+        for seed in experiment.seeds_of(task)
+    ]
+    return metrics, latency
 
 
 def _mapping(parent: dict, key: str, path: str | os.PathLike) -> dict:
@@ -211,12 +164,8 @@ def _mapping(parent: dict, key: str, path: str | os.PathLike) -> dict:
     return parent[key]
 
 
-def _named(key: Sequence[str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in zip(KEYS, key, strict=True))
-
-
 def _hardware(provenance: dict, threads: int | None = None) -> str | None:
-    """Return one line such as "Some CPU, cpu, 1 threads" or "Some CPU, Some GPU"."""
+    """Return one line such as "Some CPU, cpu, threads 1" or "Some CPU, Some GPU"."""
     hardware = provenance.get("hardware")
     hardware = hardware if isinstance(hardware, dict) else {}
     threads = provenance.get("threads", threads)
@@ -234,22 +183,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="cells.csv")
     parser.add_argument("--missing-ok", action="store_true", help="leave out cells that are missing or wrong, and say which")
+    parser.add_argument(
+        "--accept-code",
+        action="store_true",
+        help="with --config: take cells of the same settings that other code than the present made; tables and figures say so",
+    )
     args = parser.parse_args(argv)
+    if args.accept_code and not args.config:
+        parser.error("--accept-code: only with --config, by which cells are checked")
 
     def make() -> None:
         metrics, latency, proof = list(args.metrics), list(args.latency), None
         if args.config:
-            grid = read_grid(args.config)
-            proof = Proof(grid)
-            more_metrics, more_latency = files(grid, Path(args.config).parent)
-            metrics, latency = metrics + more_metrics, latency + more_latency
+            experiment = read_experiment(args.config)
+            from fgp_workflow.proof import Proof
+
+            proof = Proof(experiment, args.accept_code)
+            for given, own in zip((metrics, latency), files(experiment, Path(args.config).parent), strict=True):
+                given += own
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")
         holes = {} if args.missing_ok else None
-        rows = collect(metrics, latency, proof, holes)
+        cells = collect(metrics, latency, proof, holes)
         for reason in (holes or {}).values():
             print(f"left out: {reason}", file=sys.stderr)
-        write(rows, args.out)
+        write(cells, args.out)
 
     return exit_status("collect", make)
 

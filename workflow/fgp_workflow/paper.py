@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgp.errors import FgpError
+from fgp_workflow.experiment import Experiment
 
 FILE = Path(__file__).parents[2] / "config" / "printed" / "tables.yaml"
 DENSE = "Unpruned"
@@ -69,3 +70,37 @@ def rows_of(printed: Mapping, table: str, backbone: str, column: str) -> list[Pr
             f"paper: {{table: {table}, backbone: {backbone}, column: {column}}}: not printed; legal: {', '.join(legal)}"
         )
     return rows
+
+
+def difference(experiment: Experiment, name: str, where: Mapping[str, str]) -> str:
+    """Say how a task differs from the experiment whose printed numbers stand beside it; "" where it does not.
+
+    Args:
+        experiment: the configuration.
+        name: the task.
+        where: the printed rows: "table", "backbone" and "column", as for `rows_of`.
+    """
+    task = experiment.tasks[name]
+    dataset = experiment.datasets[task.dataset]
+    printed, source, size = DATA_SETS[where["column"]]
+    ours, theirs = [], []
+    if dataset.source != source:
+        theirs.append(printed)
+        ours.append(f"{task.dataset} (source {dataset.source})")
+    else:
+        cut = [f"{key} {value}" for key in ("classes", "train_limit", "test_limit") if (value := getattr(dataset, key))]
+        sides = dataset.size or size
+        sides = (sides, sides) if isinstance(sides, int) else sides
+        if cut or sides != size:
+            theirs.append(f"all of {printed} at {size[0]}x{size[1]} pixels")
+            ours.append(", ".join([*cut, f"{sides[0]}x{sides[1]} pixels"]))
+    network = NETWORKS[where["table"], where["backbone"]]
+    if (task.network, task.width) != (network, 1):
+        theirs.append(f"{network} at full width")
+        ours.append(f"{task.network} at width {task.width:g}")
+    if not theirs:
+        return ""
+    return (
+        f"The printed numbers are of another experiment ({'; '.join(theirs)}) than ours ({'; '.join(ours)}): "
+        "only the pattern can be compared, not the numbers."
+    )

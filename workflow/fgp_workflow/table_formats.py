@@ -1,36 +1,92 @@
-"""A table as CSV (raw numbers), Markdown (aligned, readable as it stands) and LaTeX (needs booktabs and graphicx)."""
+"""A table as CSV (raw numbers), Markdown (aligned), LaTeX (needs booktabs and graphicx) and HTML (a page of its own)."""
 
-import csv
+import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from fgp.files import atomic
-from fgp_workflow.summary import Estimate
-from fgp_workflow.tables import Block, Row, Table
+from fgp_workflow.paper import FIELDS, PrintedRow
+from fgp_workflow.table_data import Block, Table
 
 NONE = "—"
-_PRINTED = ("flops", "flops_percent", "params", "params_percent", "metric")
+EMPTY = "No task of this kind in the configuration."
+_PRINTED = (*FIELDS, "metric")
+_TEXTS = 3
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$"},
-    **{
-        "×": r"$\times$",
-        "·": r"$\cdot$",
-        "≤": r"$\le$",
-        "≥": r"$\ge$",
-        "–": "--",
-        "±": r"$\pm$",
-        "—": "---",
-        "−": "$-$",
-        "Δ": r"$\Delta$",
-        '"': "''",
-        "[": "{[}",
-        "]": "{]}",
-    },
+    **{"×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "–": "--", "±": r"$\pm$", "—": "---", "−": "$-$"},
+    **{"Δ": r"$\Delta$", '"': "''", "[": "{[}", "]": "{]}"},
 }
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 14px/1.4 sans-serif; margin: 1.5em; color: #222; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 2px 8px; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #222; }}
+th:nth-child(-n+{texts}), td:nth-child(-n+{texts}) {{ text-align: left; }}
+ol, ul {{ max-width: 70em; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def write(table: Table, folder: Path) -> None:
+    """Write `table<N>.csv`, `.md`, `.tex` and `.html` into `folder`."""
+    for suffix, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex), ("html", to_html)):
+        with atomic(folder / f"table{table.number}.{suffix}") as aside:
+            aside.write_text(text(table), newline="")
+
+
+def to_csv(table: Table) -> str:
+    """Return one line a table row: raw numbers, an empty field where there is none; printed values as printed."""
+    if not table.blocks:
+        return "table\n"
+    records = pd.concat([_records(table, block) for block in table.blocks], ignore_index=True)
+    return records.to_csv(index=False, lineterminator="\n")
+
+
+def _records(table: Table, block: Block) -> pd.DataFrame:
+    rows, counts = block.rows, block.numbers["after_percent", "count"]
+    columns: dict[str, object] = {"table": table.number, **block.facts, "metric": block.metric}
+    columns |= {name: [getattr(row, name) for row in rows] for name in ("budget", "method", "label", "selection")}
+    columns |= {"seeds": counts.astype(int), "seeds_expected": [block.expected(i) for i in range(len(rows))]}
+    numbers = list(dict.fromkeys(block.numbers.columns.get_level_values(0)))
+    compared = [name for name in numbers if name.startswith("minus_")]
+    columns |= _raw(block.numbers, [name for name in numbers if name not in compared])
+    columns["best_at_equal_macs"] = block.best
+    if any(row.printed for row in rows):
+        columns["printed_method"] = [row.printed and row.printed.method for row in rows]
+        for name in _PRINTED:
+            columns[f"printed_{name}"] = [row.printed and row.printed.values.get(name) for row in rows]
+        marks = [row.printed.marks if row.printed else {} for row in rows]
+        columns["printed_marks"] = ["; ".join(f"{name}: {text}" for name, text in row.items()) for row in marks]
+    footnotes = [[text for (row, _), texts in block.footnotes.items() if row == i for text in texts] for i in range(len(rows))]
+    columns["notes"] = list(map("; ".join, footnotes))
+    if table.remarks:
+        columns["table_is"] = "; ".join(table.remarks)
+    if any(seeds for each in table.blocks for seeds, _ in each.accepted):
+        columns["seeds_accepted_code"] = [len(seeds) for seeds, _ in block.accepted]
+        columns["accepted_commits"] = [commits for _, commits in block.accepted]
+    return pd.DataFrame(columns | _raw(block.numbers, compared), index=range(len(rows)))
+
+
+def _raw(numbers: pd.DataFrame, names: Iterable[str]) -> dict[str, pd.Series]:
+    statistics = {"": "mean", "_sd": "std"}
+    return {f"{name}{suffix}": numbers[name, statistic] for name in names for suffix, statistic in statistics.items()}
 
 
 @dataclass(frozen=True)
@@ -54,76 +110,22 @@ class _Notes:
         return self.texts.index(text) + 1
 
 
-def write(table: Table, folder: Path) -> None:
-    """Write `table<N>.csv`, `.md` and `.tex` into `folder`."""
-    for suffix, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-        with atomic(folder / f"table{table.number}.{suffix}") as aside:
-            aside.write_text(text(table), newline="")
-
-
-def to_csv(table: Table) -> str:
-    """Return one line a table row: raw numbers, an empty field where there is none; printed values as printed."""
-    lines = [_record(table, block, row) for block in table.blocks for row in block.rows]
-    columns = list(dict.fromkeys(["table", *(name for line in lines for name in line)]))
-    buffer: list[str] = []
-    writer = csv.DictWriter(_Lines(buffer), columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    return "".join(buffer)
-
-
-class _Lines:
-    def __init__(self, lines: list[str]) -> None:
-        self.write = lines.append
-
-
-def _record(table: Table, block: Block, row: Row) -> dict[str, object]:
-    record: dict[str, object] = {"table": table.number, **block.facts, "metric": block.metric, "budget": row.budget}
-    record.update(method=row.method, label=row.label, selection=row.selection, seeds=row.n, seeds_expected=row.expected)
-    for name, value in row.values.items():
-        record[name] = value.mean if value else None
-        record[f"{name}_sd"] = value.sd if value else None
-    record["best_at_equal_macs"] = row.best
-    if row.printed:
-        record["printed_method"] = row.printed.method
-        record.update({f"printed_{name}": row.printed.values.get(name) for name in _PRINTED})
-        record["printed_marks"] = "; ".join(f"{name}: {text}" for name, text in row.printed.marks.items())
-    record["notes"] = "; ".join(text for texts in row.notes.values() for text in texts)
-    if table.incomplete:
-        record["table_is"] = table.incomplete
-    return record
-
-
 def to_markdown(table: Table) -> str:
     """Return the table as Markdown: one section a task, footnotes at the end."""
     notes = _Notes()
-    parts = [f"# Table {table.number}: {_title(table)}"]
+    parts = [f"# Table {table.number}: {table.heading}"]
     for block in table.blocks:
-        parts.append(f"## {block.title}")
-        if block.remark:
-            parts.append(f"**{block.remark}**")
-        parts.append(_markdown_grid(_grid(table, block), notes))
+        shown = _written(_shown(table, block), notes, _markdown, "**{}**", " [{}]")
+        aligned = ["left"] * _TEXTS + ["right"] * (shown.shape[1] - _TEXTS)
+        parts += [f"## {block.title}", *([f"**{block.remark}**"] if block.remark else [])]
+        parts.append(shown.to_markdown(index=False, disable_numparse=True, colalign=aligned))
     if not table.blocks:
-        parts.append("No task of this kind in the configuration.")
+        parts.append(EMPTY)
     if notes.texts:
         parts.append("\n".join(f"- [{i}] {_markdown(text)}" for i, text in enumerate(notes.texts, 1)))
-    parts.append("\n".join(f"- {_markdown(text)}" for text in table.notes))
+    if table.notes:
+        parts.append("\n".join(f"- {_markdown(text)}" for text in table.notes))
     return "\n\n".join(parts) + "\n"
-
-
-def _title(table: Table) -> str:
-    return f"{table.title} ({table.incomplete})" if table.incomplete else table.title
-
-
-def _markdown_grid(grid: Sequence[Sequence[_Cell]], notes: _Notes) -> str:
-    texts = [[_marked(cell, notes, _markdown, "**{}**", " [{}]") for cell in line] for line in grid]
-    widths = [max(3, *(len(line[i]) for line in texts)) for i in range(len(texts[0]))]
-    ruler = ["-" * width if i < 3 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = [
-        [text.ljust(width) if i < 3 else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths, strict=True))]
-        for line in texts
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ruler, *lines[1:]])
 
 
 def _markdown(text: str) -> str:
@@ -136,20 +138,15 @@ def to_latex(table: Table) -> str:
     parts = [r"% needs \usepackage{booktabs,graphicx}"]
     for block in table.blocks:
         notes = _Notes()
-        grid = _grid(table, block)
-        lines = [[_marked(cell, notes, latex, r"\textbf{{{}}}", r"\textsuperscript{{{}}}") for cell in line] for line in grid]
-        below = [*(rf"\textsuperscript{{{i}}} {latex(text)}" for i, text in enumerate(notes.texts, 1)), *map(latex, table.notes)]
+        shown = _written(_shown(table, block), notes, latex, r"\textbf{{{}}}", r"\textsuperscript{{{}}}")
+        below = [*(rf"\textsuperscript{{{i}}} {latex(text)}" for i, text in enumerate(notes.texts, 1)), *map(latex, block.notes)]
         remark = f" {latex(block.remark)}" if block.remark else ""
         parts += [
             r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{latex(_title(table))}: {latex(block.title)}.{remark}}}",
+            rf"\caption{{{latex(table.heading)}: {latex(block.title)}.{remark}}}",
             r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{lll{'r' * (len(lines[0]) - 3)}}}",
-            r"\toprule",
-            *_latex_lines(lines, [row.budget for row in block.rows]),
-            r"\bottomrule",
-            r"\end{tabular}}",
+            _tabular(shown, [row.budget for row in block.rows]) + "}",
             "",
             r"\begin{minipage}{\textwidth}\footnotesize",
             "\n\n".join(below),
@@ -157,17 +154,19 @@ def to_latex(table: Table) -> str:
             r"\end{table*}",
         ]
     if not table.blocks:
-        parts.append("No task of this kind in the configuration.")
+        parts.append(EMPTY)
     return "\n".join(parts) + "\n"
 
 
-def _latex_lines(lines: Sequence[Sequence[str]], budgets: Sequence[str]) -> Iterable[str]:
-    previous = None
-    for line, budget in zip(lines, [None, *budgets], strict=True):
-        if budget != previous:
-            yield r"\midrule"
-        previous = budget
-        yield " & ".join(line) + r" \\"
+def _tabular(shown: pd.DataFrame, budgets: list[str]) -> str:
+    """Return the `tabular`, with a rule where the budget changes."""
+    columns = "l" * _TEXTS + "r" * (shown.shape[1] - _TEXTS)
+    lines = shown.style.hide(axis="index").to_latex(hrules=True, column_format=columns).splitlines()
+    first = lines.index(r"\midrule") + 1
+    for i in range(len(budgets) - 1, 0, -1):
+        if budgets[i] != budgets[i - 1]:
+            lines.insert(first + i, r"\midrule")
+    return "\n".join(lines)
 
 
 def latex(text: str) -> str:
@@ -181,69 +180,103 @@ def latex(text: str) -> str:
     return "".join(map(one, text))
 
 
-def _marked(cell: _Cell, notes: _Notes, escape: Callable[[str], str], bold: str, mark: str) -> str:
-    text = escape(cell.text)
-    if cell.bold:
-        text = bold.format(text)
-    if cell.notes:
-        text += mark.format(",".join(str(notes.number(note)) for note in cell.notes))
-    return text
+def to_html(table: Table) -> str:
+    """Return the table as a page of its own: one section a task, footnotes at the end, their marks linked to them."""
+    notes, title = _Notes(), html.escape(f"Table {table.number}: {table.heading}")
+    parts = [f"<h1>{title}</h1>"]
+    for i, block in enumerate(table.blocks):
+        mark = '<a href="#note{0}">{0}</a>'
+        shown = _written(_shown(table, block), notes, html.escape, "<b>{}</b>", "<sup>{}</sup>", mark)
+        style = shown.style.hide(axis="index").set_uuid(f"block{i}")
+        parts += [
+            f"<h2>{html.escape(block.title)}</h2>",
+            *([f"<p><b>{html.escape(block.remark)}</b></p>"] if block.remark else []),
+        ]
+        parts.append(style.to_html(exclude_styles=True).strip())
+    if not table.blocks:
+        parts.append(f"<p>{EMPTY}</p>")
+    footnotes = "\n".join(f'<li id="note{i}">{html.escape(text)}</li>' for i, text in enumerate(notes.texts, 1))
+    parts += [f"<ol>\n{footnotes}\n</ol>"] if footnotes else []
+    below = "\n".join(f"<li>{html.escape(text)}</li>" for text in table.notes)
+    parts += [f"<ul>\n{below}\n</ul>"] if below else []
+    return _PAGE.format(title=title, texts=_TEXTS, body="\n".join(parts))
 
 
-def _grid(table: Table, block: Block) -> list[list[_Cell]]:
-    """Return the header and the rows of a block as shown; the first three columns are text, the rest numbers."""
+def _written(
+    shown: pd.DataFrame, notes: _Notes, escape: Callable[[str], str], bold: str, marks: str, mark: str = "{0}"
+) -> pd.DataFrame:
+    """Return the texts of a format: escaped, bold where due, with the numbers of the footnotes."""
+
+    def text(cell: _Cell) -> str:
+        written = escape(cell.text)
+        if cell.bold:
+            written = bold.format(written)
+        numbers = [notes.number(note) for note in cell.notes]
+        return written + marks.format(",".join(map(mark.format, numbers))) if numbers else written
+
+    lines = [list(map(text, line)) for line in shown.itertuples(index=False)]
+    return pd.DataFrame(lines, columns=list(map(escape, shown.columns)))
+
+
+def _shown(table: Table, block: Block) -> pd.DataFrame:
+    """Return the rows of a block as shown, each a `_Cell`; the first three columns are text, the rest numbers."""
+    numbers, rows = block.numbers, block.rows
     share = "%" if table.percent == "remaining" else "% saved"
-    header = ["Budget", "Method", "Selection", "n", f"MACs ({share})", f"Params ({share})", f"{block.metric} before", "after"]
-    header += ["Δ dense", "Δ FGP"]
-    costs = [name for name in ("flops", "params") if any(row.printed and name in row.printed.values for row in block.rows)]
-    header += [f"paper {'FLOPs' if name == 'flops' else name} ({share})" for name in costs]
-    header += [f"paper {block.metric}"] * any(row.printed for row in block.rows)
-    return [
-        [_Cell(text) for text in header],
-        *([*_ours(row, table.percent), *_theirs(row, costs, len(header) - 10)] for row in block.rows),
-    ]
+
+    def cells(texts: Iterable[str], column: str | None = None, bold: Iterable[bool] | None = None) -> list[_Cell]:
+        marked = bold or [False] * len(rows)
+        return [
+            _Cell(text, block.footnotes.get((i, column), ()), best)
+            for i, (text, best) in enumerate(zip(texts, marked, strict=True))
+        ]
+
+    shown = {
+        "Budget": cells(row.budget or NONE for row in rows),
+        "Method": cells((row.label for row in rows), "label"),
+        "Selection": cells(row.way for row in rows),
+        "n": cells(_seeds(block), "n"),
+        f"MACs ({share})": cells(_costs(numbers, "macs", table.percent), "macs"),
+        f"Params ({share})": cells(_costs(numbers, "params", table.percent)),
+        f"{block.metric} before": cells(_points(numbers["before_percent"])),
+        "after": cells(_points(numbers["after_percent"]), "after", block.best),
+        "Δ dense": cells(_points(numbers["minus_dense_points"], "+"), "minus_dense_points"),
+        "Δ FGP": cells(_points(numbers["minus_fgp_points"], "+"), "minus_fgp_points"),
+    }
+    for name, words in (("flops", "FLOPs"), ("params", "params")):
+        if any(row.printed and name in row.printed.values for row in rows):
+            shown[f"paper {words} ({share})"] = [_printed(row.printed, name, f"{name}_percent") for row in rows]
+    if any(row.printed for row in rows):
+        shown[f"paper {block.metric}"] = [_printed(row.printed, "metric") for row in rows]
+    return pd.DataFrame(shown)
 
 
-def _ours(row: Row, percent: str) -> Iterable[_Cell]:
-    value = row.values.get
-    seeds = NONE if not row.method else str(row.n) if row.n >= row.expected else f"{row.n} of {row.expected}"
-    yield _Cell(row.budget or NONE)
-    yield _Cell(row.label, row.notes.get("label", ()))
-    yield _Cell(row.way)
-    yield _Cell(seeds, row.notes.get("n", ()))
-    yield _Cell(_cost(value("macs"), value("macs_remaining_percent"), percent), row.notes.get("macs", ()))
-    yield _Cell(_cost(value("params"), value("params_remaining_percent"), percent))
-    yield _Cell(_points(value("before_percent")))
-    yield _Cell(_points(value("after_percent")), row.notes.get("after", ()), row.best)
-    for name in ("minus_dense_points", "minus_fgp_points"):
-        yield _Cell(_points(value(name), "+"), row.notes.get(name, ()))
+def _seeds(block: Block) -> Iterable[str]:
+    for i, count in enumerate(block.numbers["after_percent", "count"].astype(int)):
+        expected = block.expected(i)
+        yield NONE if not expected else str(count) if count >= expected else f"{count} of {expected}"
 
 
-def _theirs(row: Row, costs: Sequence[str], columns: int) -> Iterable[_Cell]:
-    if not row.printed:
-        yield from [_Cell(NONE)] * columns
-        return
-    values, marks = row.printed.values, row.printed.marks
-    for name in costs:
-        share = values.get(f"{name}_percent")
-        text = values.get(name, NONE) + (f" ({share} %)" if share else "")
-        yield _Cell(text, tuple(f"Printed: {marks[key]}." for key in (name, f"{name}_percent") if key in marks))
-    yield _Cell(values["metric"], (f"Printed: {marks['metric']}.",) if "metric" in marks else ())
+def _printed(row: PrintedRow | None, name: str, percent: str | None = None) -> _Cell:
+    """Return what the paper prints below `name`, with its share if there is one; footnotes say what contradicts other cells."""
+    if row is None:
+        return _Cell(NONE)
+    share = row.values.get(percent)
+    text = row.values.get(name, NONE) + (f" ({share} %)" if share else "")
+    return _Cell(text, tuple(f"Printed: {row.marks[key]}." for key in (name, percent) if key in row.marks))
 
 
-def _points(value: Estimate | None, sign: str = "") -> str:
-    if value is None:
-        return NONE
-    spread = "" if value.sd is None else f" ± {value.sd:.2f}"
-    return f"{value.mean:{sign}.2f}{spread}".replace("-", "−")
+def _points(values: pd.DataFrame, sign: str = "") -> Iterable[str]:
+    for mean, deviation in zip(values["mean"], values["std"], strict=True):
+        spread = "" if pd.isna(deviation) else f" ± {deviation:.2f}"
+        yield NONE if pd.isna(mean) else f"{mean:{sign}.2f}{spread}".replace("-", "−")
 
 
-def _cost(amount: Estimate | None, remaining: Estimate | None, percent: str) -> str:
-    if amount is None or remaining is None:
-        return NONE
-    share = remaining.mean if percent == "remaining" else 100 - remaining.mean
-    spread = f" ± {remaining.sd:.2f}" if remaining.sd and remaining.sd >= 0.005 else ""
-    return f"{quantity(amount.mean)} ({share:.2f}{spread} %)"
+def _costs(numbers: pd.DataFrame, name: str, percent: str) -> Iterable[str]:
+    remaining = numbers[f"{name}_remaining_percent"]
+    for amount, mean, deviation in zip(numbers[name, "mean"], remaining["mean"], remaining["std"], strict=True):
+        share = mean if percent == "remaining" else 100 - mean
+        spread = f" ± {deviation:.2f}" if deviation >= 0.005 else ""
+        yield NONE if pd.isna(amount) else f"{quantity(amount)} ({share:.2f}{spread} %)"
 
 
 def quantity(amount: float) -> str:

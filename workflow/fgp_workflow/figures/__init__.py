@@ -43,19 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status("figures", make)
 
 
-def _from_cells(figure: str, cells: str, config_file: str, missing_ok: bool):
-    from fgp_workflow import collect, paper
+def _from_cells(figure: str, file: str, config_file: str, missing_ok: bool):
+    from fgp_workflow import cells, paper
     from fgp_workflow.figures import fig3a, fig3b, fig4, holes
-    from fgp_workflow.inputs import read_config, read_yaml
+    from fgp_workflow.inputs import read_experiment, read_yaml
 
-    config = read_config(config_file)
-    if not config["figures"].get(f"fig{figure}"):
+    experiment = read_experiment(config_file)
+    if figure not in experiment.figures:
         raise FgpError(f"{config_file}: key figures.fig{figure} is missing; say there what to draw")
-    rows = collect.read(cells)
+    table = cells.read(file)
     module = {"3a": fig3a, "3b": fig3b, "4": fig4}[figure]
     printed = [read_yaml(paper.FILE)] if figure == "3b" else []
     try:
-        return module.draw(module.prepare(rows, config, *printed))
+        return module.draw(module.prepare(table, experiment, *printed))
     except holes.NothingToDrawError as error:
         if not missing_ok:
             raise

@@ -1,85 +1,90 @@
 """Figure 3b: the number of classes, against the points of accuracy lost by pruning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.figure import Figure
 
+from fgp_workflow.cells import asked, by_seed, over_seeds, remarks
+from fgp_workflow.experiment import DENSE, Experiment, cumulative
 from fgp_workflow.figures import holes, style
-from fgp_workflow.summary import Cells, Estimate, paired
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is plotted: number of classes -> dense minus pruned, in points, ours (paired by seed) and the paper's.
+    """What is plotted.
 
-    `holes` are the numbers of classes without a gap, `incomplete` what the title says of missing cells.
+    Attributes:
+        task: name of the task.
+        k: of the pruned networks.
+        gaps: dense minus pruned, in points, paired by seed: one line a number of classes, columns "mean", "std", "count".
+        printed: number of classes -> the paper's gap.
+        missing: cells without a result.
+        holes: numbers of classes without a gap.
+        remarks: what the title says of the cells.
     """
 
     task: str
     k: float
-    gaps: Mapping[int, Estimate]
+    gaps: pd.DataFrame
     printed: Mapping[int, float]
     missing: tuple[str, ...]
     holes: tuple[int, ...] = ()
-    incomplete: str = ""
+    remarks: tuple[str, ...] = ()
 
 
-def prepare(rows: Sequence[Mapping], config: Mapping, printed: Mapping) -> Data:
-    """Choose what to plot from the rows of `cells.csv`; the paper's gaps only for its own experiment, VGG-16 on CIFAR-100."""
-    section, cells = config["figures"]["fig3b"], Cells(rows)
-    name, selection = section["task"], f"cumulative-{section['k']:.2f}"
-    gaps, missing, wanted = {}, [], []
-    for classes in sorted(section["classes"]):
-        task = f"{name}-c{classes}"
-        pair = [(task, "dense", "unpruned"), (task, "fgp", selection)]
-        wanted += pair
-        gap = paired(*(cells.values(*path, "after_percent") for path in pair))
-        if gap:
-            gaps[classes] = gap
-        else:
-            missing.append(f"{task}/fgp/{selection} with {task}/dense/unpruned")
-    task = config["tasks"][name]
-    same = (config["datasets"][task["dataset"]]["source"], task["network"]) == ("cifar100", "vgg16")
+def prepare(cells: pd.DataFrame, experiment: Experiment, printed: Mapping) -> Data:
+    """Choose what to plot from the cells; the paper's gaps only for its own experiment, VGG-16 on CIFAR-100."""
+    section = experiment.config.figures.fig3b
+    tasks = dict(sorted(_tasks(experiment).items()))
+    selection = cumulative(section.k)
+    dense = [(task, *DENSE) for task in tasks.values()]
+    pruned = [(task, "fgp", selection) for task in tasks.values()]
+    gaps = over_seeds(by_seed(cells, dense) - by_seed(cells, pruned)).set_axis(list(tasks)).query("count > 0")
+    absent = [classes for classes in tasks if classes not in gaps.index]
+    missing = [f"{tasks[classes]}/fgp/{selection} with {tasks[classes]}/{'/'.join(DENSE)}" for classes in absent]
+    task = experiment.tasks[section.task]
+    same = (experiment.datasets[task.dataset].source, task.network) == ("cifar100", "vgg16")
     quoted = {int(classes): float(gap) for classes, gap in printed["fig3b"]["gaps"].items()} if same else {}
     return Data(
-        name,
-        section["k"],
+        section.task,
+        section.k,
         gaps,
-        {classes: quoted[classes] for classes in gaps if classes in quoted},
-        holes.report("3b", missing, bool(gaps)),
-        tuple(classes for classes in section["classes"] if classes not in gaps),
-        holes.title(cells, config, {name: wanted}),
+        {classes: quoted[classes] for classes in gaps.index if classes in quoted},
+        holes.report("3b", missing, len(gaps) > 0),
+        tuple(absent),
+        remarks(cells, asked(experiment, [*dense, *pruned])),
     )
+
+
+def _tasks(experiment: Experiment) -> dict[int, str]:
+    """Return number of classes -> task of the class sweep."""
+    sweep = [name for name in experiment.tasks if name not in experiment.config.tasks]
+    return {experiment.datasets[experiment.tasks[name].dataset].classes: name for name in sweep}
 
 
 def draw(data: Data) -> Figure:
     """Draw the gap over the number of classes."""
     figure, axis = style.subplots(2.2)
     (colour, marker, _), (paper_colour, paper_marker, _) = style.SERIES[:2]
-    means = [gap.mean for gap in data.gaps.values()]
-    spread = [gap.sd or 0 for gap in data.gaps.values()]
-    axis.errorbar(list(data.gaps), means, spread, color=colour, marker=marker, label="measured", **style.ERROR_BARS)
+    gaps = data.gaps
+    axis.errorbar(
+        gaps.index, gaps["mean"], gaps["std"].fillna(0), color=colour, marker=marker, label="measured", **style.ERROR_BARS
+    )
     if data.printed:
-        hollow = {"markerfacecolor": "none", "linestyle": "none"}
-        axis.plot(
-            list(data.printed),
-            list(data.printed.values()),
-            paper_marker,
-            color=paper_colour,
-            label="quoted by the paper",
-            **hollow,
-        )
+        look = {"color": paper_colour, "markerfacecolor": "none", "linestyle": "none", "label": "quoted by the paper"}
+        axis.plot(list(data.printed), list(data.printed.values()), paper_marker, **look)
     style.mark_holes(axis, data.holes)
     if data.printed or data.holes:
         axis.legend(loc="best")
     axis.axhline(0, color=style.BLACK, linewidth=0.6)
     axis.set_xscale("log")
-    ticks = sorted([*data.gaps, *data.holes])
+    ticks = sorted([*gaps.index, *data.holes])
     axis.set_xticks(ticks, map(str, ticks))
     axis.minorticks_off()
     axis.set_xlabel("classes (logarithmic)")
     axis.set_ylabel("dense − pruned, points")
-    axis.set_title(f"{data.task}, k {data.k:.2f}\n{style.seeds({gap.n for gap in data.gaps.values()})}")
-    style.mark_incomplete(figure, data.incomplete)
+    axis.set_title(f"{data.task}, k {data.k:.2f}\n{style.seeds(set(gaps['count'].astype(int)))}")
+    style.mark(figure, data.remarks)
     return figure

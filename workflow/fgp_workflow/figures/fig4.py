@@ -2,72 +2,59 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fgp_workflow.cells import asked, by_seed, over_seeds, remarks
+from fgp_workflow.experiment import DENSE, Experiment, figure4_ways
 from fgp_workflow.figures import holes, style
-from fgp_workflow.summary import Cells, Estimate, estimate
 
 
 @dataclass(frozen=True)
 class Network:
-    """One network: way to choose -> percent after fine-tuning and percent of MACs left; the dense network's accuracy."""
+    """One network.
+
+    `accuracy`, percent after fine-tuning, and `macs`, percent of the MACs left: one line a way to choose, columns "mean", "std",
+    "count", without the ways that are not there. `dense` is the dense network's mean accuracy, NaN where missing.
+    """
 
     task: str
-    accuracy: Mapping[str, Estimate]
-    macs: Mapping[str, Estimate]
-    dense: Estimate | None
+    accuracy: pd.DataFrame
+    macs: pd.DataFrame
+    dense: float
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is plotted; `ways` are the bars' labels in order, `incomplete` is what the title says of missing cells."""
+    """What is plotted; `ways` are the bars' labels in order, `remarks` is what the title says of the cells."""
 
     ways: tuple[str, ...]
     networks: tuple[Network, ...]
     missing: tuple[str, ...]
-    incomplete: str = ""
+    remarks: tuple[str, ...] = ()
 
 
-def ways(section: Mapping) -> dict[str, str]:
-    """Return selection -> label, labels as in the paper."""
-    k, share, of = section["k"], section["share"], section["of"]
-    percent, pair = f"{100 * share:.0f} %", f"{100 * share:.0f}/{100 * of:.0f} Rand"
-    return {
-        f"cumulative-{k:.2f}": f"Cumul. k {k:.2f}",
-        f"peak-{share:.2f}": f"Peak {percent}",
-        f"peak-rand-{share:.2f}-of-{of:.2f}": f"Peak {pair}",
-        f"rand-{share:.2f}": f"Rand {percent}",
-        f"bottom-rand-{share:.2f}-of-{of:.2f}": f"Bot {pair}",
-        f"bottom-{share:.2f}": f"Bot {percent}",
-    }
-
-
-def prepare(rows: Sequence[Mapping], config: Mapping) -> Data:
-    """Choose what to plot from the rows of `cells.csv`."""
-    section, cells = config["figures"]["fig4"], Cells(rows)
-    labels = ways(section)
-    networks, missing = [], []
-    for task in section["tasks"]:
-        columns = {
-            column: {
-                label: estimate(cells.values(task, "fgp", selection, column).values()) for selection, label in labels.items()
-            }
+def prepare(cells: pd.DataFrame, experiment: Experiment) -> Data:
+    """Choose what to plot from the cells."""
+    section = experiment.config.figures.fig4
+    ways = figure4_ways(section)
+    networks, missing, wanted = [], [], []
+    for task in section.tasks:
+        paths = [(task, "fgp", selection) for selection in ways]
+        accuracy, macs = (
+            over_seeds(by_seed(cells, paths, column)).set_axis(list(ways.values())).query("count > 0")
             for column in ("after_percent", "macs_remaining_percent")
-        }
-        missing += [f"{task}/fgp/{selection}" for selection, label in labels.items() if columns["after_percent"][label] is None]
-        present = [{label: value for label, value in column.items() if value} for column in columns.values()]
-        dense = estimate(cells.values(task, "dense", "unpruned", "after_percent").values())
-        networks.append(Network(task, *present, dense))
-    paths = [("dense", "unpruned"), *(("fgp", selection) for selection in labels)]
+        )
+        dense = by_seed(cells, [(task, *DENSE)])[0].mean()
+        missing += ["/".join(path) for path, label in zip(paths, ways.values(), strict=True) if label not in accuracy.index]
+        networks.append(Network(task, accuracy, macs, dense))
+        wanted += [(task, *DENSE), *paths]
+    found = any(len(network.accuracy) for network in networks)
     return Data(
-        tuple(labels.values()),
-        tuple(networks),
-        holes.report("4", missing, any(network.accuracy for network in networks)),
-        holes.title(cells, config, {task: [(task, *path) for path in paths] for task in section["tasks"]}),
+        tuple(ways.values()), tuple(networks), holes.report("4", missing, found), remarks(cells, asked(experiment, wanted))
     )
 
 
@@ -79,26 +66,27 @@ def draw(data: Data) -> Figure:
         look = {"width": width, "color": colour, "edgecolor": "white", "hatch": hatch, "error_kw": style.ERROR_BARS}
         for axis, values in ((upper, network.accuracy), (lower, network.macs)):
             places = {way: j + (i - (len(data.networks) - 1) / 2) * width for j, way in enumerate(data.ways)}
-            means, spread = [v.mean for v in values.values()], [v.sd or 0 for v in values.values()]
-            axis.bar([places[way] for way in values], means, yerr=spread, label=network.task, **look)
-            style.mark_holes(axis, (place for way, place in places.items() if way not in values))
-        if network.dense:
-            upper.axhline(network.dense.mean, color=colour, linestyle="--", linewidth=0.9)
+            there = [places[way] for way in values.index]
+            axis.bar(there, values["mean"], yerr=values["std"].fillna(0), label=network.task, **look)
+            style.mark_holes(axis, (place for way, place in places.items() if way not in values.index))
+        if pd.notna(network.dense):
+            upper.axhline(network.dense, color=colour, linestyle="--", linewidth=0.9)
     floor = _floor(data)
     upper.set_ylim(bottom=floor)
     upper.set_ylabel("after fine-tuning, %" + (f"\n(axis from {floor})" if floor else ""))
     lower.set_ylabel("MACs left, %")
     lower.set_xticks(range(len(data.ways)), data.ways, rotation=35, ha="right", rotation_mode="anchor")
-    counts = {value.n for network in data.networks for value in network.accuracy.values()}
+    counts = {int(count) for network in data.networks for count in network.accuracy["count"]}
     entries = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
     entries = {label: entries[label] for label in sorted(entries, key=lambda label: label == style.HOLE)}
     entries["dense, in the network's colour"] = Line2D([], [], color=style.BLACK, linestyle="--", linewidth=0.9)
-    title = "\n".join(filter(None, (data.incomplete, style.seeds(counts))))
+    title = "\n".join(filter(None, (style.wrapped(data.remarks), style.seeds(counts))))
     figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2, title=title, title_fontsize=7)
     return figure
 
 
 def _floor(data: Data) -> int:
     """Return where the accuracy axis starts: a multiple of ten with room below the lowest bar, 0 where bars go below 50 %."""
-    lowest = min(value.mean - (value.sd or 0) for network in data.networks for value in network.accuracy.values())
+    bars = pd.concat([network.accuracy for network in data.networks])
+    lowest = (bars["mean"] - bars["std"].fillna(0)).min()
     return 0 if lowest < 50 else 10 * math.floor((lowest - 5) / 10)

@@ -1,7 +1,8 @@
 """What all figures share: one-column width, Okabe-Ito colours, and the way to save."""
 
 import io
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 from fgp.files import atomic
 
 WIDTH = 3.3
+LETTERS = 56
 HOLE = "not there"
 DPI = 300
 BLACK, GREEN, BLUE, VERMILION, PURPLE = "#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -42,10 +44,15 @@ def subplots(height: float, *args: int, **options: object) -> tuple[plt.Figure, 
     return plt.subplots(*args, figsize=(WIDTH, height), layout="constrained", **options)
 
 
-def mark_incomplete(figure: plt.Figure, text: str) -> None:
-    """Put `text`, how many cells are missing, above the figure, if there is any."""
-    if text:
-        figure.suptitle(text, fontsize=8, color=VERMILION)
+def wrapped(remarks: Sequence[str]) -> str:
+    """Return what a title says of a figure's cells, each remark on lines of its own, no wider than the figure."""
+    return "\n".join(line for remark in remarks for line in textwrap.wrap(remark, LETTERS))
+
+
+def mark(figure: plt.Figure, remarks: Sequence[str]) -> None:
+    """Put `remarks`, which cells are missing or made by other code, above the figure, if there are any."""
+    if remarks:
+        figure.suptitle(wrapped(remarks), fontsize=7, color=VERMILION)
 
 
 def mark_holes(axis: plt.Axes, places: Iterable[float]) -> None:
