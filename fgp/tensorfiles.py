@@ -43,7 +43,7 @@ class Digest:
 
 
 def digest(tensors: Mapping[str, "Tensor"]) -> str:
-    """Return the digest of whole tensors on the CPU; half a second a GiB on a processor with instructions for SHA, else two."""
+    """Return the digest of whole tensors on the CPU; 0.5 s a GiB on a processor with instructions for SHA, 1.5 s without."""
     import torch
 
     found = Digest({name: (str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in tensors.items()})

@@ -1,5 +1,9 @@
+<<<<<<< HEAD
 import json
 import re
+=======
+import subprocess
+>>>>>>> h-files
 import sys
 import time
 import types
@@ -10,6 +14,7 @@ import yaml
 from fgp_workflow import cells, collect
 
 from fgp.errors import FgpError
+from fgp.files import write_sealed
 
 
 def metrics(**changes):
@@ -37,7 +42,7 @@ def put(root, value=None, where=None):
     folder = where or "{task}/seed{seed}/{method}/{selection}".format(**value)
     path = root / folder / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+    write_sealed(path, value)
     return path
 
 
@@ -45,7 +50,7 @@ def put_latency(root, networks, task="digits-vgg16", seed=3):
     path = root / task / f"seed{seed}" / "latency.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     provenance = {"hardware": {"cpu": "Other CPU", "gpu": "Some GPU", "device": "cuda"}}
-    path.write_text(json.dumps({"latency": networks, "threads": 1, "provenance": provenance}))
+    write_sealed(path, {"latency": networks, "threads": 1, "provenance": provenance})
     return path
 
 
@@ -130,7 +135,7 @@ def test_wrong_value_is_named(tmp_path, key, value):
         ({"fgp": {"1": numbers()}}, "latency.fgp: expected <method>/<selection>"),
         ({"fgp/x": {"one": numbers()}}, r"latency.fgp/x.one"),
         ({"fgp/x": {"1": {"median_ms": 2.0}}}, r"latency.fgp/x.1.q1_ms: expected a number, found None"),
-        ({"fgp/x": {"1": {**numbers(), "q3_ms": float("nan")}}}, "q3_ms"),
+        ({"fgp/x": {"1": {**numbers(), "q3_ms": "fast"}}}, "q3_ms: expected a number, found 'fast'"),
         ({"fgp/x": 3}, "latency.json: key fgp/x"),
         ([], "key latency"),
     ],
@@ -272,6 +277,32 @@ def test_error_leaves_the_old_file(tmp_path):
     assert out.read_text() == "old"
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text.replace("after_percent", "after"), "lacks the columns after_percent"),
+        (lambda text: text.replace("97.25", "high"), "column after_percent: 'high' is no number"),
+        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
+        (lambda text: text.strip() + ",surplus\n", "more or fewer fields"),
+        (lambda text: text[: text.rindex(",97.25")] + "\n", "more or fewer fields"),
+    ],
+)
+def test_damaged_csv(tmp_path, edit, message):
+    out = tmp_path / "cells.csv"
+    collect.write(collect.collect([put(tmp_path)]), out)
+    out.write_text(edit(out.read_text()))
+    with pytest.raises(FgpError, match=message):
+        collect.read(out)
+
+
+def test_csv_absent(tmp_path):
+    with pytest.raises(FgpError, match="no such file"):
+        collect.read(tmp_path / "cells.csv")
+
+
+>>>>>>> h-files
 def test_hundreds_of_files_are_quick(tmp_path):
     paths = [put(tmp_path, metrics(seed=seed, selection=f"macs-0.{i}")) for seed in range(10) for i in range(50)]
     start = time.perf_counter()

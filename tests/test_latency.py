@@ -8,6 +8,7 @@ from torch import nn
 import fgp
 from fgp import cli, latency
 from fgp.errors import FgpError
+from fgp.files import read_sealed
 from fgp.models import build
 
 KEYS = {"median_ms", "q1_ms", "q3_ms", "images_per_second"}
@@ -82,7 +83,7 @@ def weights(tmp_path):
 
 def measured(out, *words):
     status = cli.main(["measure", *map(str, words), "--out", str(out), "--seconds", "0.02", "--device", "cpu"])
-    return json.loads(out.read_text()) if status == 0 else status
+    return read_sealed(out) if status == 0 else status
 
 
 def test_command(weights, tmp_path):

@@ -1,7 +1,7 @@
 """Tell how few MACs a network can be pruned to, before anything is trained
 
-That depends on the architecture and the image size alone: a layer keeps one channel at least, or the multiple that its number is
-to be of, and layers that reach a residual sum stay whole unless --tied is given. What is asked for (--selections) and out of reach
+That depends on the architecture and the image size alone: a layer keeps one channel at least, or the multiple that its number
+is to be of; layers that reach a residual sum stay whole unless --tied is given. What is asked for (--selections) and out of reach
 is refused.
 """
 

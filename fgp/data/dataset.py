@@ -44,7 +44,7 @@ class Dataset:
 def load(path: str | os.PathLike) -> Dataset:
     """Open a prepared data file; the images stay on disk until they are used (memory-mapped), so do not write into them.
 
-    Every byte is read once, to check the digest: half a second a GiB (`fgp.tensorfiles.digest`), more from a slow disk.
+    Every byte is read once, to check the digest: 0.5 to 1.5 s a GiB (`fgp.tensorfiles.digest`), more from a slow disk.
 
     Raises:
         FgpError: as `read_header`, the images or labels are not those that were written, or a label names no class.

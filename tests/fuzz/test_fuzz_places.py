@@ -21,8 +21,8 @@ from fgp.scoring.files import load_scores
 from fgp.train.resume import Checkpoint
 
 READERS = (
-    *(read_sealed, provenance.read, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load, read_experiment),
-    *(cells.read, collect.cell),
+    *(read_sealed, provenance.read, load_plan, read_metrics, read_metadata, fgp.load, load_scores, read_header, load),
+    *(read_experiment, cells.read, collect.cell),
 )
 PLACES = {
     "nothing": lambda path: None,
