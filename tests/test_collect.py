@@ -1,9 +1,4 @@
-<<<<<<< HEAD
-import json
 import re
-=======
-import subprocess
->>>>>>> h-files
 import sys
 import time
 import types
@@ -277,32 +272,6 @@ def test_error_leaves_the_old_file(tmp_path):
     assert out.read_text() == "old"
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda text: text.replace("after_percent", "after"), "lacks the columns after_percent"),
-        (lambda text: text.replace("97.25", "high"), "column after_percent: 'high' is no number"),
-        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
-        (lambda text: text.strip() + ",surplus\n", "more or fewer fields"),
-        (lambda text: text[: text.rindex(",97.25")] + "\n", "more or fewer fields"),
-    ],
-)
-def test_damaged_csv(tmp_path, edit, message):
-    out = tmp_path / "cells.csv"
-    collect.write(collect.collect([put(tmp_path)]), out)
-    out.write_text(edit(out.read_text()))
-    with pytest.raises(FgpError, match=message):
-        collect.read(out)
-
-
-def test_csv_absent(tmp_path):
-    with pytest.raises(FgpError, match="no such file"):
-        collect.read(tmp_path / "cells.csv")
-
-
->>>>>>> h-files
 def test_hundreds_of_files_are_quick(tmp_path):
     paths = [put(tmp_path, metrics(seed=seed, selection=f"macs-0.{i}")) for seed in range(10) for i in range(50)]
     start = time.perf_counter()
