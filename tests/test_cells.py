@@ -75,7 +75,7 @@ def test_damaged_file(tmp_path, edit, message):
 
 
 def test_absent_file(tmp_path):
-    with pytest.raises(FgpError, match="cannot be read"):
+    with pytest.raises(FgpError, match="no such file"):
         cells.read(tmp_path / "cells.csv")
 
 

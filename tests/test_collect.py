@@ -245,9 +245,9 @@ def test_other_code_is_accepted_on_demand_and_named(run, monkeypatch, capsys):
 def test_latency_of_other_code_counts_for_every_cell_that_it_measures(run, monkeypatch):
     monkeypatch.setattr(FakeProof, "OTHER", ("fgp/macs-0.5000", "latency"))
     path = run / "digits-vgg16/seed3/latency.json"
-    content = json.loads(path.read_text())
+    content = read_sealed(path)
     content["provenance"] |= {"commit": "89abcdef0123456789", "dirty": False}
-    path.write_text(json.dumps(content))
+    write_sealed(path, content)
     status, path = collected(run, "--accept-code")
     assert status == 0
     assert commits(path) == {"dense": (True, "89abcdef01"), "fgp": (True, "0123-dirty 89abcdef01")}
