@@ -9,7 +9,7 @@ import yaml
 from fgp_workflow import cells, collect
 
 from fgp.errors import FgpError
-from fgp.files import write_sealed
+from fgp.files import read_sealed, write_sealed
 
 
 def metrics(**changes):
