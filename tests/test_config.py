@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def demo() -> dict:
-    return yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    return yaml.safe_load((ROOT / "tests/every_method.yaml").read_text())
 
 
 def grid(**changes) -> Grid:
