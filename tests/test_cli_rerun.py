@@ -181,4 +181,4 @@ def test_a_subcommand_that_fails_ends_run(made, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = copy(made / CELL / "plan.json", tmp_path, lambda recorded: recorded.update(command="fgp plan --unknown", stages=[]))
     assert main(["rerun", str(file), "--run"]) == 1
-    assert "rerun: ended with status 2" in capfd.readouterr().err
+    assert "fgp plan: ended with status 2" in capfd.readouterr().err

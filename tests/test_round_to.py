@@ -2,8 +2,10 @@
 
 import pytest
 from fgp_workflow import experiment as experiments
+from fgp_workflow import paper
 from fgp_workflow.config import load
 from fgp_workflow.experiment import Experiment, facts
+from fgp_workflow.inputs import read_yaml
 from fgp_workflow.settings import Settings
 from fgp_workflow.table_data import build
 from made_up import table
@@ -57,7 +59,9 @@ def test_settings(experiment):
     assert {PLAIN, ROUNDED} < set(settings.asked("digits-vgg16").split())
 
 
-@pytest.mark.parametrize(("source", "selection"), [("frs", "macs-0.3000"), ("fgp", "macs-0.3000-x8"), ("slimming", "macs-0.3000-x8")])
+@pytest.mark.parametrize(
+    ("source", "selection"), [("frs", "macs-0.3000"), ("fgp", "macs-0.3000-x8"), ("slimming", "macs-0.3000-x8")]
+)
 def test_a_scratch_control_is_rounded_like_the_method_that_it_copies(experiment, monkeypatch, source, selection):
     known = {"control": Method("Control", kind="scratch", plan_of=source, equal="epochs"), source: facts(source)}
     monkeypatch.setattr(experiments, "facts", known.__getitem__)
@@ -70,15 +74,17 @@ def test_the_dag_is_planned(tmp_path):
     asked = {**TINY["tasks"]["digits-vgg16"], "round_to": 8}
     methods = [*TINY["methods"], "group-fisher", "slimconv"]
     project.configure({**TINY, "methods": methods, "tasks": {"digits-vgg16": asked}})
-    done = project.snakemake("--cores", "1", "all_tables", "--dry-run")
+    done = project.snakemake("--cores", "1", "all_tables", "--summary")
     assert done.returncode == 0, done.stderr + done.stdout
-    for method in ("fgp", "l1", "slimming"):
-        assert f"fine-tune digits-vgg16 seed 0 {method} macs-0.5000-x8" in done.stdout
-    assert "train digits-vgg16 seed 0 scratch-e macs-0.5000-x8" in done.stdout
-    for stage in ("prune while training", "fine-tune"):
-        assert f"{stage} digits-vgg16 seed 0 group-fisher macs-0.5000" in done.stdout
-    assert "group-fisher macs-0.5000-x8" not in done.stdout
-    assert "fgp cumulative-0.40" in done.stdout
+    made = dict(line.split("\t")[::2][:2] for line in done.stdout.splitlines() if line.startswith("results/"))
+    rules = {"fgp": "finetune", "l1": "finetune", "slimming": "finetune", "scratch-e": "scratch"}
+    for method, rule in rules.items():
+        assert made[f"results/tiny/digits-vgg16/seed0/{method}/macs-0.5000-x8/model.safetensors"] == rule
+    fisher = "results/tiny/digits-vgg16/seed0/group-fisher"
+    assert {path: rule for path, rule in made.items() if path.startswith(fisher) and path.endswith("s")} == {
+        **{f"{fisher}/macs-0.5000/pruned.safetensors": "gradual", f"{fisher}/macs-0.5000/model.safetensors": "finetune"}
+    }
+    assert "results/tiny/digits-vgg16/seed0/fgp/cumulative-0.40/model.safetensors" in made
 
 
 def test_tables_find_rounded_and_gradual_cells():
@@ -104,7 +110,8 @@ def test_tables_find_rounded_and_gradual_cells():
         for selection, after in cells
         for seed in (0, 1)
     ]
-    built = build(1, table([*made, *(cell("dense/unpruned", seed, 95.0, macs=400_000_000) for seed in (0, 1))]), asked, {"T1": {}})
+    made += [cell("dense/unpruned", seed, 95.0, macs=400_000_000) for seed in (0, 1)]
+    built = build(1, table(made), asked, read_yaml(paper.FILE))
     (block,) = built.blocks
     measured = {
         (row.method, row.selection): count
