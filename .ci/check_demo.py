@@ -1,6 +1,6 @@
-"""Check what the demo produced: every cell, table, figure and the report are there, and the networks really learned.
+"""Check what a configuration's run produced: `check_demo.py config/demo.yaml`. Every cell, table, figure and the report are there.
 
-The dense networks reach their bars, and at equal MACs (selections that start with "macs-") at most one network in ten is at
+Of the demo, whose networks are to say something, moreover: the dense networks reach their bars, and at equal MACs (selections that start with "macs-") at most one network in ten is at
 chance after fine-tuning. Chance is the metric of a network that answers every image, or every pixel, with the most frequent class
 of the test labels. A network is at chance below 1.5 times that: a collapsed network ends at chance or a little above it, by what
 fine-tuning saved of one class, and a network that tells the classes apart is far beyond.
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
-from fgp_workflow.config import load
-from fgp_workflow.grid import Grid
+from fgp_workflow.collect import files
+from fgp_workflow.experiment import Experiment
+from fgp_workflow.inputs import read_experiment
 from torch import Tensor, nn
 
 from fgp import data
@@ -64,33 +64,47 @@ def chance_problems(cells: pd.DataFrame, chances: Mapping[str, float]) -> list[s
     return [f"{len(low)} of {len(equal)} networks at equal MACs are at chance: {named}"]
 
 
-def main() -> None:
-    """Print what was found; exit with status 1 if anything is missing or wrong."""
-    file = "config/demo.yaml"
-    grid = Grid(load(yaml.safe_load(Path(file).read_text()), file))
-    root = Path("results/demo")
-    wanted = [root / folder / "metrics.json" for folder in grid.folders()]
-    wanted += [root / f"tables/table{table}.{ext}" for table in (1, 2, 3) for ext in ("csv", "md", "tex")]
-    wanted += [root / f"figures/{name}.{ext}" for name, drawn in grid.config.figures if drawn for ext in ("pdf", "png")]
+def missing(experiment: Experiment, root: Path) -> list[str]:
+    """Return a line for each file that is not there or empty, below `results/<run>`."""
+    wanted = [*files(experiment, root)[0], *files(experiment, root)[1]]
+    wanted += [root / f"tables/table{table}.{form}" for table in experiment.tables for form in ("csv", "md", "tex", "html")]
+    wanted += [root / f"figures/fig{figure}.{form}" for figure in experiment.figures for form in ("pdf", "png")]
     wanted += [root / "report.html", root / "cells.csv"]
-    problems = [f"missing: {path}" for path in wanted if not path.exists() or not path.stat().st_size]
-    cells = pd.read_csv(root / "cells.csv")
-    dense = cells[cells.method == "dense"].groupby("task").after_percent.min()
-    problems += [
-        f"{task}: dense {dense[task]:.2f} %, expected {least} %" for task, least in LEAST.items() if not dense[task] >= least
-    ]
-    problems += chance_problems(cells, {name: chance(root / f"data/{name}.safetensors") for name in cells.dataset.unique()})
-    if len(cells) != len(grid.folders()):
-        problems.append(f"cells.csv has {len(cells)} rows, the grid {len(grid.folders())}")
-    main_cells = cells[cells.task.isin(grid.config.tasks)].drop(columns=["before_percent", "score_seconds"])
+    return [f"missing: {path}" for path in wanted if not path.exists() or not path.stat().st_size]
+
+
+def strange(cells: pd.DataFrame, experiment: Experiment, root: Path) -> list[str]:
+    """Return a line for whatever is wrong with a table of cells, whatever it was run for."""
+    problems = []
+    if len(cells) != len(files(experiment, root)[0]):
+        problems.append(f"cells.csv has {len(cells)} rows, the configuration {len(files(experiment, root)[0])} cells")
+    main_cells = cells[cells.task.isin(experiment.config.tasks)]
+    main_cells = main_cells.drop(columns=["before_percent", "score_seconds", "accepted_commits"])
     if main_cells.isna().any(axis=None):
         problems.append(f"cells.csv has holes in {', '.join(main_cells.columns[main_cells.isna().any()])}")
-    pruned = cells[cells.method != "dense"]
-    if not (pruned.macs < pruned.dense_macs).all():
+    if not (cells[cells.method != "dense"].macs < cells[cells.method != "dense"].dense_macs).all():
         problems.append("a pruned network is not smaller than its dense one")
-    print(dense.to_string(), f"{len(cells)} cells", *problems, sep="\n")
+    return problems
+
+
+def learned(cells: pd.DataFrame, root: Path) -> list[str]:
+    """Return a line for each network of the demo that learned too little."""
+    dense = cells[cells.method == "dense"].groupby("task").after_percent.min()
+    print(dense.to_string())
+    low = [f"{task}: dense {dense[task]:.2f} %, expected {least} %" for task, least in LEAST.items() if not dense[task] >= least]
+    return low + chance_problems(cells, {name: chance(root / f"data/{name}.safetensors") for name in cells.dataset.unique()})
+
+
+def main(file: str) -> None:
+    """Print what was found; exit with status 1 if anything is missing or wrong."""
+    experiment = read_experiment(file)
+    root = Path("results", experiment.config.run)
+    cells = pd.read_csv(root / "cells.csv")
+    problems = missing(experiment, root) + strange(cells, experiment, root)
+    problems += learned(cells, root) if experiment.config.run == "demo" else []
+    print(f"{len(cells)} cells", *problems, sep="\n")
     sys.exit(bool(problems))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def demo() -> dict:
-    return yaml.safe_load((ROOT / "tests/every_method.yaml").read_text())
+    return yaml.safe_load((ROOT / "config/everything.yaml").read_text())
 
 
 def experiment(**changes) -> Experiment:
