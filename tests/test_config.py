@@ -156,13 +156,13 @@ def test_scratch_controls_train_for_equal_epochs_or_flops():
     for method, scale in (("scratch-b", "flops"), ("scratch-e", "equal")):
         given = words(settings.scratch("digits-vgg16", method, "macs-0.2368"))
         assert ("--epochs-scale", scale) in given
-        assert ("--epochs", "7") in given
+        assert ("--epochs", "2") in given
 
 
 def test_a_methods_own_training_has_its_start_options_and_recipe():
     settings = Settings(experiment())
     slimming = words(settings.own_training("digits-vgg16", "slimming", "sparse"))
-    assert {("--method", "slimming"), ("--network", "vgg16"), ("--option", "strength=0.001"), ("--epochs", "7")} <= set(slimming)
+    assert {("--method", "slimming"), ("--network", "vgg16"), ("--option", "strength=0.001"), ("--epochs", "2")} <= set(slimming)
     fisher = words(settings.own_training("digits-vgg16", "group-fisher", "macs-0.2655"))
     assert {("--selection", "macs-0.2655"), ("--option", "channels=8"), ("--epochs", "3")} <= set(fisher)
     assert "--network" not in {flag for flag, *_ in fisher}
@@ -185,7 +185,7 @@ def test_an_architecture_is_trained_like_the_dense_network():
 def test_a_method_that_adjusts_weights_or_the_loss_takes_part():
     settings, cell = Settings(experiment()), ("scenes-segnet", "dcfp", "macs-0.3618")
     assert ("--repair", "dcfp") in words(settings.prune(*cell))
-    assert ("--images", "300") in words(settings.prune(*cell))
+    assert ("--images", "60") in words(settings.prune(*cell))
     assert ("--method", "dcfp") in words(settings.finetune(*cell))
     assert ("--repair", "thinet") in words(settings.prune("digits-vgg16", "thinet", "macs-0.2655"))
     assert "--method" not in {flag for flag, *_ in words(settings.finetune("digits-vgg16", "thinet", "macs-0.2655"))}

@@ -1,4 +1,4 @@
-"""What CI asks of the demo's results."""
+"""What CI asks of a run's results."""
 
 import importlib.util
 from pathlib import Path
@@ -6,10 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from fgp import data
+from fgp import data, tensorfiles
 
 ROOT = Path(__file__).parents[1]
 CHANCE = {"digits": 20.0, "scenes": 16.0}
@@ -17,7 +15,7 @@ CHANCE = {"digits": 20.0, "scenes": 16.0}
 
 @pytest.fixture(scope="module")
 def check():
-    spec = importlib.util.spec_from_file_location("check_demo", ROOT / ".ci/check_demo.py")
+    spec = importlib.util.spec_from_file_location("check_run", ROOT / ".ci/check_run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -31,9 +29,9 @@ def cells(*percents, dataset="digits", selection="macs-0.2655"):
 def with_labels(path, labels, source, **options):
     """Prepare a small data file and put `labels` in the place of its test labels."""
     data.prepare(source, path, test_limit=len(labels), train_limit=10, **options)
-    with safe_open(path, "pt") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    save_file({**tensors, "test.labels": labels.to(torch.uint8)}, path, metadata)
+    tensors, metadata = tensorfiles.read(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    tensorfiles.write(path, {**tensors, "test.labels": labels.to(torch.uint8)}, metadata)
     return path
 
 

@@ -1,9 +1,10 @@
-"""Check what a configuration's run produced: `check_demo.py config/demo.yaml`. Every cell, table, figure and the report are there.
+"""Check what a run produced, `check_run.py config/demo.yaml`: every cell, table, figure and the report are there.
 
-Of the demo, whose networks are to say something, moreover: the dense networks reach their bars, and at equal MACs (selections that start with "macs-") at most one network in ten is at
-chance after fine-tuning. Chance is the metric of a network that answers every image, or every pixel, with the most frequent class
-of the test labels. A network is at chance below 1.5 times that: a collapsed network ends at chance or a little above it, by what
-fine-tuning saved of one class, and a network that tells the classes apart is far beyond.
+Of the demo, whose networks are to say something, also that they learned. The dense ones reach their bars, and at equal MACs
+(selections that start with "macs-") at most one network in ten is at chance after fine-tuning. Chance is the metric of a network
+that answers every image, or every pixel, with the most frequent class of the test labels. A network is at chance below 1.5 times
+that: a collapsed network ends at chance or a little above it, by what fine-tuning saved of one class, and a network that tells
+the classes apart is far beyond.
 """
 
 import sys
