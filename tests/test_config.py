@@ -164,9 +164,9 @@ def test_a_methods_own_training_has_its_start_options_and_recipe():
     slimming = words(settings.own_training("digits-vgg16", "slimming", "sparse"))
     assert {("--method", "slimming"), ("--network", "vgg16"), ("--option", "strength=0.001"), ("--epochs", "2")} <= set(slimming)
     fisher = words(settings.own_training("digits-vgg16", "group-fisher", "macs-0.2655"))
-    assert {("--selection", "macs-0.2655"), ("--option", "channels=8"), ("--epochs", "3")} <= set(fisher)
+    assert {("--selection", "macs-0.2655"), ("--option", "channels=8"), ("--epochs", "60")} <= set(fisher)
     assert "--network" not in {flag for flag, *_ in fisher}
-    assert ("--epochs", "1") in words(settings.own_training("scenes-segnet", "group-fisher", "macs-0.3618"))
+    assert ("--epochs", "1") in words(settings.own_training("scenes-segnet", "depgraph-sparse", "sparse"))
 
 
 def test_options_of_a_criterion_are_those_of_its_scoring():

@@ -184,8 +184,7 @@ def _write(
                     for channel in range(3):
                         histogram[channel] += np.bincount(planes[channel].ravel(), minlength=256)
         mean, std = _statistics(histogram)
-        origin = metadata["provenance"] | {"content": writer.digest()}
-        writer.finish(metadata | {"mean": mean, "std": std, "provenance": origin})
+        writer.finish(metadata | {"mean": mean, "std": std})
 
 
 def _samples(part: Part, indices: np.ndarray, size: tuple[int, int] | None) -> Iterator[Sample]:

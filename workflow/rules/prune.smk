@@ -13,6 +13,8 @@ rule prune:
         PATHS.run("logs", "prune", "{task}-seed{seed}-{method}-{selection}.log"),
     wildcard_constraints:
         method=through("prune"),
+    group:
+        "cell"
     conda:
         "../../environment.yml"
     threads: CONFIG.threads
