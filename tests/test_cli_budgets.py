@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,9 +207,7 @@ def test_a_file_that_is_not_up_to_date_says_nothing(planned):
     planned({"budgets": {"much": 0.1}, "network": "vgg16", "width": 1}, written_for={})
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: write_sealed(path, {})]
-)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{"), lambda path: write_sealed(path, {})])
 def test_where_nothing_is_known_nothing_is_refused(planned, tmp_path, damage):
     """A damaged file must not keep the DAG from being built, for no job reads it."""
     asked = {"budgets": {"much": 0.1}}
