@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 import fgp
 from fgp import FgpError, cost, coupling, data, models
 from fgp.cli import main
-from fgp.files import read_sealed
+from fgp.files import read_sealed, write_sealed
 from fgp.scoring.files import save_scores
 from fgp.selections import out_of_reach, parse
 from fgp.surgery import Structure
@@ -206,7 +207,19 @@ def test_a_file_that_is_not_up_to_date_says_nothing(planned):
     planned({"budgets": {"much": 0.1}, "network": "vgg16", "width": 1}, written_for={})
 
 
-def test_where_nothing_was_looked_at_nothing_is_refused(tmp_path):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{"), lambda path: write_sealed(path, {})])
+def test_where_nothing_is_known_nothing_is_refused(planned, tmp_path, damage):
+    """A damaged file must not keep the DAG from being built, for no job reads it."""
+    asked = {"budgets": {"much": 0.1}}
+    with pytest.raises(FgpError):
+        planned(asked)
+    damage(tmp_path / "a/budgets.json")
+    keys = Keys(Experiment(load({**CONFIG, "tasks": {"a": TASK | asked}}, "my.yaml")))
+    budgets.check(keys, Layout(str(tmp_path)), "my.yaml")
+
+
+def test_a_file_made_by_hand_says_nothing(digits32, tmp_path):
+    assert run(digits32, "--out", tmp_path / "a/budgets.json") == 0
     keys = Keys(Experiment(load({**CONFIG, "tasks": {"a": TASK | {"budgets": {"much": 0.1}}}}, "my.yaml")))
     budgets.check(keys, Layout(str(tmp_path)), "my.yaml")
 

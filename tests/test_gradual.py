@@ -104,6 +104,18 @@ def test_channels_of_residual_sums_go_only_if_asked(name):
     assert [method.pruning(0.5).tied, method.pruning(0.5, False).tied, method.pruning(0.5, True).tied] == [False, False, True]
 
 
+def test_a_budget_half_a_percent_below_what_is_left_at_least_is_met_by_that():
+    dataset, model = toy(), network()
+    structure = Structure(model, dataset.train.images[:1].float())
+    least = structure.macs({group.leader: [0] for group in structure.prunable})
+    recipe = Recipe(epochs=60, batch_size=16, lr=0.01)
+    hook = ByNumber(0.996 * least, at_once=50)
+    fit(model, dataset.train, dataset, recipe, 0, "cpu", hook=hook)
+    assert hook.macs == least
+    with pytest.raises(FgpError, match="cannot be reached"):
+        fit(network(), dataset.train, dataset, recipe, 0, "cpu", hook=ByNumber(0.994 * least))
+
+
 def test_too_short_a_training_says_so():
     dataset = toy()
     with pytest.raises(FgpError, match="raise epochs"):
@@ -139,5 +151,6 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path):
         assert resumed.plan == hook.plan
         assert len(history.losses) > 2
     assert Checkpoint(tmp_path / "m", "another run", 0).load() is None
-    checkpoint.delete()
+    with checkpoint.results():
+        pass
     assert not list(tmp_path.iterdir())

@@ -52,7 +52,7 @@ class Gradual(Hook):
         dense = self.structure.macs()
         least = self.structure.macs({leader: range(unit) for leader, unit in self._units.items()})
         self.macs, self.target = dense, self.budget * dense if self.budget <= 1 else self.budget
-        if not least <= self.target <= dense:
+        if not least * (1 - TOLERANCE) <= self.target <= dense:
             raise FgpError(
                 f"budget {self.budget}: {self.target:,.0f} MACs cannot be reached; pruning reaches {least:,} to {dense:,} MACs "
                 f"({least / dense:.4f} to 1 of the dense network)"
