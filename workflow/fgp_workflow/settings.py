@@ -54,7 +54,8 @@ class Settings:
     def score(self, task: str, method: str) -> str:
         """Settings of `fgp score`."""
         options = self._options(task, method) if facts(method).kind == "criterion" else []
-        return _join(["--method", method, *options, *self._images()])
+        images = self._images() if hasattr(module(method), "score") else []  # else it has scored while it trained
+        return _join(["--method", method, *options, *images])
 
     def prune(self, task: str, method: str, selection: str) -> str:
         """Settings of `fgp prune`: how channels are chosen, and whether the method adjusts the weights that stay."""
