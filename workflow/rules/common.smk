@@ -25,7 +25,7 @@ try:
     EXPERIMENT = Experiment(CONFIG)
     SETTINGS = Settings(EXPERIMENT)  # what the configuration sets for a stage, as words of its command line
     PATHS = Layout(f"results/{CONFIG.run}")  # every path below results/, with wildcards
-    # What a stage's result depends on; a changed key makes Snakemake run it again.
+    # What the result of a stage depends on; a changed key makes Snakemake run it again.
     KEYS = Keys(EXPERIMENT, recorded(PATHS.root) if CONFIG.accept_code else None)
     budgets.check(KEYS, PATHS, NAME)
 except FgpError as error:
