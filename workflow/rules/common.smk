@@ -53,7 +53,7 @@ def data_of(wildcards):
 
 
 def start_of(wildcards):
-    """The network that a method's own training starts from; [] for random weights."""
+    """The network that the own training of a method starts from; [] for random weights."""
     return PATHS.dense().format(**wildcards) if facts(wildcards.method).start == "dense" else []
 
 
@@ -92,7 +92,7 @@ shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     f" PYTHONPATH={shlex.quote(str(workflow.basedir))}:{shlex.quote(str(workflow.basedir))}/workflow FGP_THREADS={CONFIG.threads}"
-    f"{' FGP_DATA=' + shlex.quote(CONFIG.data_root) if CONFIG.data_root else ''}; "
+    f" {shlex.join([f'FGP_DATA={CONFIG.data_root}'] if CONFIG.data_root else [])}; "
     f"ON_GPU={shlex.quote(on_gpu('--slots', str(CONFIG.gpu_slots)))} ALONE_ON_GPU={shlex.quote(on_gpu('--alone'))}; "
 )
 
