@@ -117,7 +117,7 @@ def test_what_jobs_take_of_the_declared_gpus(project):
     project.configure({**TINY, "device": "cuda", "tasks": tasks})
     words = ["--dry-run", "--workflow-profile", "none", "--cores", "8", "--resources", "gpu=6", "gpu_mem_mb=10000"]
     planned = project.snakemake(*words).stdout
-    taken = Counter(re.findall(r"resources: .*(gpu=\d+), (gpu_mem_mb=\d+)", planned))
+    taken = Counter(re.findall(r"resources: .*(gpu=[1-9]\d*), (gpu_mem_mb=\d+)", planned))
     # The latency takes all; two trainings, three scorings, six fine-tunings and the control take one each; the rest takes none.
     assert taken == {("gpu=6", "gpu_mem_mb=700"): 1, ("gpu=1", "gpu_mem_mb=700"): 2 + 3 + 6 + 1}
 

@@ -24,7 +24,13 @@ LONGEST_REASON = 300
 _REASON = re.compile(r"\berror: |^[\w.]*(Error|Exception)\b")
 _KILLED = ("<Signals.SIGKILL: 9>", "exit status 137", "exit status -9")
 
-_SILENT_EVENTS = (LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.JOB_STARTED, LogEvent.RULEGRAPH)
+_SILENT_EVENTS = (
+    LogEvent.WORKFLOW_STARTED,
+    LogEvent.GROUP_INFO,
+    LogEvent.RESOURCES_INFO,
+    LogEvent.JOB_STARTED,
+    LogEvent.RULEGRAPH,
+)
 _SILENT_MESSAGES = (
     "Building DAG of jobs",
     "Select jobs to execute",
