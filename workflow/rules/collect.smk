@@ -38,6 +38,7 @@ rule collect:
         "../../environment.yml"
     params:
         accept="--accept-code" if CONFIG.accept_code else "",
+        present=Keys(EXPERIMENT).results() if CONFIG.accept_code else "",  # the table says which cells other code made
         code=KEYS.code("fgp_workflow.collect"),
     message:
         "collect the cells"
