@@ -329,3 +329,15 @@ def test_accepted_code_reruns_only_what_says_that_it_was_accepted(project):
             assert project.jobs() == CELLS
         assert project.jobs() == set()
     project.touch()
+
+
+def test_a_method_whose_rule_is_missing_is_told_though_tables_of_an_earlier_run_are_there(project):
+    config, method = project.folder / "config/tiny.yaml", project.folder / "baselines/toy.py"
+    method.write_text('"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n')
+    try:
+        with edited(config, yaml.safe_dump(CONFIG | {"methods": [*CONFIG["methods"], "toy"]})):
+            for target in ("all_tables", "all_figures", "all"):
+                with pytest.raises(AssertionError, match=r"Missing input files for rule prune:[^?]*toy/scores\.safetensors"):
+                    project._snakemake(target, "--dry-run")
+    finally:
+        method.unlink()

@@ -19,16 +19,8 @@ rule configuration:
 
 rule collect:
     input:
-        metrics=[
-            PATHS.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
-            for cell in EXPERIMENT.cells
-            for seed in EXPERIMENT.seeds_of(cell.task)
-        ],
-        latency=[
-            PATHS.of_seed("latency.json").format(task=task, seed=seed)
-            for task in CONFIG.tasks
-            for seed in EXPERIMENT.seeds_of(task)
-        ],
+        metrics=CELLS,
+        latency=PATHS.latencies(EXPERIMENT),
         config=PATHS.run("config.yaml"),
     output:
         PATHS.run("cells.csv"),
