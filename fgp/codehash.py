@@ -106,11 +106,21 @@ def _imports(file: Path) -> frozenset[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             bound.update({alias.asname or alias.name: alias.name for alias in node.names})
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            bound.update({alias.asname or alias.name: _member(node.module, alias.name) for alias in node.names})
+        elif isinstance(node, ast.ImportFrom):
+            package = _named(file, node)
+            bound.update({alias.asname or alias.name: _member(package, alias.name) for alias in node.names})
     used = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
     members = {_member(bound[node.value.id], node.attr) for node in used if node.value.id in bound}
     return frozenset(bound.values()) | members
+
+
+def _named(file: Path, node: ast.ImportFrom) -> str:
+    """Return the full name of the package or module that a `from` names, relative ones too."""
+    if not node.level:
+        return node.module
+    (package, folder), *_ = (found for found in PACKAGES.items() if file.is_relative_to(found[1]))
+    inside = [package, *file.relative_to(folder).parts]
+    return ".".join([*inside[: len(inside) - node.level], *([node.module] if node.module else [])])
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

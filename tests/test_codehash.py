@@ -67,6 +67,25 @@ def test_an_edit_changes_the_stages_that_run_it_and_no_other(project, file, chan
     assert {stage for stage in before if before[stage] != after[stage]} == changed
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("fgp/plot.py", "from .loss import mean\n"),
+        ("fgp/plot.py", "from . import loss\n"),
+        ("fgp/score/files.py", "from ..loss import mean\n"),
+        ("fgp/score/__init__.py", "from .. import loss\n"),
+        ("fgp/score/__init__.py", "from .engine import mean\n"),
+    ],
+)
+def test_relative_imports_count(project, file, text):
+    (project / "fgp/plot.py").write_text("import fgp.score\nimport fgp.score.files\n")
+    (project / "fgp/score/__init__.py").write_text("")
+    (project / file).write_text(text)
+    before = hashes()["plot"]
+    (project / ("fgp/score/engine.py" if "engine" in text else "fgp/loss.py")).write_text("edited = True\n")
+    assert hashes()["plot"] != before
+
+
 def test_what_means_the_same_has_the_same_hash(project):
     (project / "fgp/loss.py").write_text('''"""Losses."""
 
