@@ -50,8 +50,8 @@ HEADERS = {"data": data.read_header, "weights": read_metadata}
 
 
 def make(folder, seed=0):
-    words = " then ".join(COMMANDS).format(folder, seed)
-    assert main(shlex.split(words)) == 0
+    for words in COMMANDS:
+        assert main(shlex.split(words.format(folder, seed))) == 0
     return folder
 
 
