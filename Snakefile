@@ -17,22 +17,25 @@ wildcard_constraints:
     selection=r"[a-z][a-z-]*-[0-9][a-z0-9.-]*",
 
 
-# The cells stand here too: where no rule makes one of them, Snakemake would take the tables of an earlier run for finished.
+# Where no rule makes one of the cells, Snakemake would take tables of an earlier run for finished: so they stand here too.
 rule all_tables:
     default_target: True
     input:
+        MARK,
         CELLS,
         TABLES,
 
 
 rule all_figures:
     input:
+        MARK,
         CELLS,
         FIGURES,
 
 
 rule all:
     input:
+        MARK,
         CELLS,
         TABLES,
         FIGURES,

@@ -54,7 +54,7 @@ CONFIGURED = {"configuration"} | CELLS
 
 
 def measured(task=VGG, seed=0):
-    return {f"measure {task} {seed}"} | CELLS
+    return {f"measure {task} {seed}"} | CONFIGURED
 
 
 def finetuned(method, *selections, task=VGG, seed=0, rule="finetune"):
@@ -192,14 +192,15 @@ class Project:
             shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "config/printed", folder / "config/printed")
         self.configure(CONFIG)
-        for row in self._summary():
-            path = folder / row[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text('{"provenance": {"key": ""}}')
         self.touch()
 
     def touch(self):
         """Let Snakemake take everything for finished, as the configuration, the code and the data are now."""
+        for row in self._summary():
+            path = self.folder / row[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_text('{"provenance": {"key": ""}}')
         self._snakemake("all", "--touch", "--forceall")
 
     def finish(self):
@@ -326,14 +327,28 @@ def test_accepted_code_reruns_only_what_says_that_it_was_accepted(project):
         project.finish()
         assert project.jobs() == set()
         with edited(path, path.read_text() + "\n\nEDITED = 1\n"):
-            assert project.jobs() == CELLS
+            assert project.jobs() == CONFIGURED
         assert project.jobs() == set()
     project.touch()
 
 
+def test_results_without_records_of_how_they_were_made_are_checked_after_every_change(project):
+    records, config, code = (project.folder / name for name in (".snakemake/metadata", "config/tiny.yaml", "fgp/evaluate.py"))
+    records.rename(project.folder / "records")
+    try:
+        assert project.jobs() == set()
+        with edited(config, yaml.safe_dump(changed(CONFIG, "recipes/short/lr", 0.01))):
+            assert project.jobs() == CONFIGURED
+        with edited(code, code.read_text() + "\n\nEDITED = 1\n"):
+            assert project.jobs() == CONFIGURED
+    finally:
+        (project.folder / "records").rename(records)
+
+
 def test_a_method_whose_rule_is_missing_is_told_though_tables_of_an_earlier_run_are_there(project):
     config, method = project.folder / "config/tiny.yaml", project.folder / "baselines/toy.py"
-    method.write_text('"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n')
+    header = '"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\n'
+    method.write_text(header + 'METHOD = Method(label="Toy", own_rule="score")\n')
     try:
         with edited(config, yaml.safe_dump(CONFIG | {"methods": [*CONFIG["methods"], "toy"]})):
             for target in ("all_tables", "all_figures", "all"):

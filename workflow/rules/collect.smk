@@ -1,9 +1,12 @@
 # The configuration with every default, and the table of all cells, each of which must be one of this configuration.
 
 
+# MARK is an empty file whose name is a hash of the configuration and of all keys. The targets ask for it, so that after a change of
+# either the cells are collected and checked again, also in a folder that came without Snakemake's records of how it was made.
 rule configuration:
     output:
-        PATHS.run("config.yaml"),
+        config=PATHS.run("config.yaml"),
+        mark=MARK,
     log:
         PATHS.run("logs", "configuration.log"),
     localrule: True
@@ -14,7 +17,7 @@ rule configuration:
     message:
         "write the resolved configuration"
     shell:
-        "printf %s {params.text:q} > {output} 2> {log}"
+        "printf %s {params.text:q} 2> {log} > {output.config}; touch {output.mark}"
 
 
 rule collect:
@@ -30,7 +33,6 @@ rule collect:
         "../../environment.yml"
     params:
         accept="--accept-code" if CONFIG.accept_code else "",
-        present=Keys(EXPERIMENT).results() if CONFIG.accept_code else "",  # the table says which cells other code made
         code=KEYS.code("fgp_workflow.collect"),
     message:
         "collect the cells"

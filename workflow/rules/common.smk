@@ -31,8 +31,17 @@ try:
 except FgpError as error:
     raise WorkflowError(str(error)) from None
 
+
+def resolved(config):
+    """The checked configuration with every default, as YAML, without what changes no result."""
+    machine = {"threads", "gpu_slots", "accept_code"}
+    left_out = dict.fromkeys(machine, True) | {"tasks": {task: {"gpu_mem_mb"} for task in config.tasks}}
+    return yaml.safe_dump(config.model_dump(mode="json", exclude=left_out), sort_keys=False)
+
+
 GPU = 0 if CONFIG.device == "cpu" else 1
 CELLS = PATHS.metrics(EXPERIMENT)
+MARK = PATHS.run("logs", "configuration", Keys(EXPERIMENT).results(resolved(CONFIG)))
 TABLES = expand(PATHS.run("tables", "table{table}.{format}"), table=EXPERIMENT.tables, format=["csv", "md", "tex", "html"])
 FIGURES = expand(PATHS.run("figures", "fig{figure}.{format}"), figure=EXPERIMENT.figures, format=["pdf", "png"])
 PRINTED = f"{workflow.basedir}/config/printed/tables.yaml"
@@ -67,13 +76,6 @@ def scored_by(wildcards):
 def repairs(wildcards):
     """Whether a method adjusts the weights that stay, for which it looks at images; else pruning is a matter of seconds."""
     return hasattr(module(wildcards.method), "repair")
-
-
-def resolved(config):
-    """The checked configuration with every default, as YAML, without what changes no result."""
-    machine = {"threads", "gpu_slots", "accept_code"}
-    left_out = dict.fromkeys(machine, True) | {"tasks": {task: {"gpu_mem_mb"} for task in config.tasks}}
-    return yaml.safe_dump(config.model_dump(mode="json", exclude=left_out), sort_keys=False)
 
 
 def gpu_mem_mb(wildcards):
