@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fgp_workflow.inputs import read_grid
+from fgp_workflow.inputs import read_experiment
 from safetensors.torch import save_file
 
 import fgp
@@ -205,10 +205,10 @@ DENIED = """
 import os, pathlib, sys
 sys.path[:0] = sys.argv[2:]
 import fgp
-from test_files_damaged import HEADERS, READERS, provenance, read_grid
+from test_files_damaged import HEADERS, READERS, provenance, read_experiment
 os.chdir(sys.argv[1])
 os.chmod(".", 0o755)
-readers = [*READERS.items(), *HEADERS.items(), *((kind, provenance.read) for kind in READERS), ("config", read_grid)]
+readers = [*READERS.items(), *HEADERS.items(), *((kind, provenance.read) for kind in READERS), ("config", read_experiment)]
 for kind, read in readers:
     read(kind)
 for path in pathlib.Path().iterdir():
@@ -250,7 +250,7 @@ NAMES = {"data": "a data file", "weights": "a weights file", "scores": "a scores
 def test_a_file_that_fgp_did_not_write_is_named_and_left_alone(tmp_path, kind, name):
     path = tmp_path / name
     path.write_bytes(FOREIGN[name])
-    message = refusal({**READERS, "provenance": provenance.read, "config": read_grid}[kind], path)
+    message = refusal({**READERS, "provenance": provenance.read, "config": read_experiment}[kind], path)
     assert kind == "config" or f"not {NAMES.get(kind, 'a ')}" in message
     assert "make it again" not in message
     assert path.read_bytes() == FOREIGN[name]
