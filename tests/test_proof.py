@@ -186,6 +186,16 @@ def test_a_cell_of_a_stage_of_other_code_under_a_present_key(run, capsys, edit):
     assert set(table["method"][table["accepted_code"]]) == {"l1", "slimming"}
 
 
+def test_a_rule_of_a_methods_own_that_passes_no_key(run, capsys):
+    weights, data = str(run.folder / DENSE / "model.safetensors"), run.path(PATHS.data)
+    words = ["--method", "l1", "--seed", "0", "--images", "20", "--out", str(run.folder / TASK / "seed0/l1/scores.safetensors")]
+    assert main(["score", "--data", data, "--weights", weights, *words]) == 0
+    run.prune("l1")
+    run.finetune("l1")
+    said = refused(run, capsys, f"{CELL}/metrics.json", "ran without the key of fgp score; its rule has to pass FGP_KEY")
+    assert "`fgp score --data" in said
+
+
 def _disturb(path):
     """Write other tensors into a weights file, under the same provenance, as another training by the same command leaves."""
     network, about = fgp.load(path), fgp.checkpoint.read_metadata(path)

@@ -81,6 +81,9 @@ class Proof:
         commands = [command for command in commands if command.split()[1:2] == [first.name]]
         asked = [flag for flag in _flags(first.settings) if not any(flag in _flags(command) for command in commands)]
         what = f"; asked for {' '.join(asked)}" if commands and asked else ""
+        unkeyed = [entry.get("command") for entry in provenance.chain(recorded) if not entry.get("key")]
+        if unkeyed:
+            return f"`{unkeyed[0]}` ran without the key of fgp {first.name}; its rule has to pass FGP_KEY, see docs/adding-a-method.md"
         settings = "settings, or other files in the data root," if first.name == "data" else "settings"
         return f"fgp {first.name} was run with other {settings} than this configuration has{what}"
 
