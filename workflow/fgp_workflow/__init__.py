@@ -1,1 +1,1 @@
-"""What the Snakemake workflow is made of: configuration, grid of cells, command lines, tables and figures."""
+"""What the Snakemake workflow is made of: configuration, cells, settings and keys of stages, tables and figures."""
