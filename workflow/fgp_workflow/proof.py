@@ -83,7 +83,8 @@ class Proof:
         what = f"; asked for {' '.join(asked)}" if commands and asked else ""
         unkeyed = [entry.get("command") for entry in provenance.chain(recorded) if not entry.get("key")]
         if unkeyed:
-            return f"`{unkeyed[0]}` ran without the key of fgp {first.name}; its rule has to pass FGP_KEY, see docs/adding-a-method.md"
+            rule = "its rule has to pass FGP_KEY (docs/adding-a-method.md)"
+            return f"`{unkeyed[0]}` ran without the key of fgp {first.name}; {rule}"
         settings = "settings, or other files in the data root," if first.name == "data" else "settings"
         return f"fgp {first.name} was run with other {settings} than this configuration has{what}"
 
