@@ -40,6 +40,8 @@ KNOWN = {
     "cityscapes": ("segmentation", 19),
 }
 """Task and number of classes of `SOURCES`; an image folder is for classification, its classes are known when it is read."""
+GENERATED = ("digits", "scenes")
+"""Sources that read no files."""
 MOST_PIXELS = 1 << 14
 """Longest side of an image."""
 _FOLDER = "folder:"

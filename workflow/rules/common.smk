@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 from fgp.errors import FgpError
-from fgp_workflow import budgets, rate_limit, run_lock
+from fgp_workflow import budgets, data_root, rate_limit, run_lock
 from fgp_workflow.config import load
 from fgp_workflow.config_checks import too_many_threads
 from fgp_workflow.experiment import Experiment, facts, kind, module
@@ -28,6 +28,8 @@ try:
     # What the result of a stage depends on; a changed key makes Snakemake run it again.
     KEYS = Keys(EXPERIMENT, recorded(PATHS.root) if CONFIG.accept_code else None)
     budgets.check(KEYS, PATHS, NAME)
+    if workflow.is_main_process:
+        data_root.check(KEYS, PATHS, NAME)
 except FgpError as error:
     raise WorkflowError(str(error)) from None
 
