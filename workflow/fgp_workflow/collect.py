@@ -183,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from fgp_workflow.proof import Proof
 
             proof = Proof(experiment, args.accept_code)
-            paths = Layout(str(Path(args.config).parent))
-            metrics += paths.metrics(experiment)
-            latency += paths.latencies(experiment)
+            folder = Path(args.config).parent
+            metrics += [folder / path for path in _BELOW.metrics(experiment)]
+            latency += [folder / path for path in _BELOW.latencies(experiment)]
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")
         holes = {} if args.missing_ok else None
