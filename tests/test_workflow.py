@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 TINY = {
     "run": "tiny",
     "device": "cpu",
-    "cells_per_job": 50,
     "seeds": [0],
     "datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 300, "test_limit": 100}},
     "recipes": {"short": {"epochs": 1, "batch_size": 50, "lr": 0.05}},
