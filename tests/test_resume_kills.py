@@ -46,7 +46,7 @@ TRAININGS = {
     "fine-tuning": ["finetune", "--weights", "pruned.safetensors", "--epochs", "16", "--metrics", "metrics.json"],
 }
 KILLS = 8
-CHANGING = {"finished", "seconds", "score_seconds", "train_seconds", "commit", "dirty"}
+CHANGING = {"finished", "seconds", "score_seconds", "train_seconds", "commit", "dirty", "seal"}
 CHECKPOINTS = ["model.safetensors.checkpoint", "model.safetensors.checkpoint.previous"]
 
 
@@ -269,20 +269,48 @@ def test_the_second_of_two_trainers_takes_over(inputs, undisturbed, tmp_path):
     assert_same(folder, expected)
 
 
-def test_the_key_covers_all_code_that_a_training_runs(inputs, tmp_path, monkeypatch):
-    """What a real run has imported of this project is hashed: nothing is loaded by a way that the search does not see."""
-    shutil.copytree(inputs, tmp_path / "run")
-    report = (
-        "import json, sys; from fgp.cli import main; status = main(sys.argv[1:])\n"
-        "files = [module.__file__ for module in sys.modules.values() if module.__name__.startswith(('fgp', 'baselines'))]\n"
-        "print(json.dumps(files)); sys.exit(status)"
-    )
-    program = [sys.executable, "-c", report, *command("gradual")]
-    done = subprocess.run(program, cwd=tmp_path / "run", stdout=subprocess.PIPE, check=True)
-    loaded = {Path(file) for file in json.loads(done.stdout) if file}
-    assert Path(fgp.__file__).parent / "train/loop.py" in loaded
+REPORT = """
+import inspect, json, sys, threading
+from pathlib import Path
 
-    hashed = set()
-    monkeypatch.setattr(codehash, "_meaning", lambda file: hashed.add(file) or "")
-    codehash.of.__wrapped__("fgp.cli.stage", "fgp.models.vgg", "baselines.group_fisher")
-    assert loaded <= hashed
+called = set()
+
+
+def see(frame, event, argument):
+    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function, not the body of a module or a class
+        called.add(frame.f_code.co_filename)
+
+
+from fgp.cli import main
+
+sys.setprofile(see)
+threading.setprofile(see)
+status = main(sys.argv[1:])
+sys.setprofile(None)
+loaded = [module.__file__ for module in sys.modules.values() if module.__name__.startswith(("fgp", "baselines"))]
+Path("files.json").write_text(json.dumps([loaded, sorted(called)]))
+sys.exit(status)
+"""
+
+
+def test_the_key_covers_all_code_that_a_training_runs(inputs, tmp_path, monkeypatch):
+    """Every file of this project is hashed in which a real run calls a function: nothing is called that the search does not see.
+
+    What it loads besides is what the package `fgp.scoring` offers to users.
+    """
+
+    def hashed(*modules):
+        files = set()
+        with monkeypatch.context() as patch:
+            patch.setattr(codehash, "_meaning", lambda file: files.add(str(file)) or "")
+            codehash.of.__wrapped__(*modules)
+        return files
+
+    shutil.copytree(inputs, tmp_path / "run")
+    subprocess.run([sys.executable, "-c", REPORT, *command("gradual")], cwd=tmp_path / "run", check=True)
+    loaded, called = (set(files) for files in json.loads((tmp_path / "run/files.json").read_text()))
+    key = hashed("fgp.cli.stage", "fgp.models.vgg", "baselines.group_fisher")
+    package, root = Path(fgp.__file__).parent, str(codehash.ROOT)
+    assert {str(package / "train/loop.py"), str(package / "models/vgg.py")} <= called & loaded
+    assert {file for file in called if file.startswith((f"{root}/fgp/", f"{root}/baselines/"))} <= key
+    assert loaded <= key | hashed("fgp.scoring")
