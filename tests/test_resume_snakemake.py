@@ -27,7 +27,7 @@ class Snakemake:
         recipes = {"long": {"epochs": 24, "batch_size": 50, "lr": 0.02}}
         datasets = {"digits": {**TINY["datasets"]["digits"], "train_limit": 100}}
         tasks = {"digits-vgg16": {**TINY["tasks"]["digits-vgg16"], "recipe": "long", "finetune": "long"}}
-        changes = {"recipes": recipes, "datasets": datasets, "tasks": tasks, "methods": ["l1"], "figures": {}, "cells_per_job": 1}
+        changes = {"recipes": recipes, "datasets": datasets, "tasks": tasks, "methods": ["l1"], "figures": {}}
         Project(folder).configure({**TINY, **changes})
         source = folder / "fgp/cli/training.py"
         text = source.read_text()
