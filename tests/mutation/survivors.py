@@ -1,8 +1,8 @@
 """What `mutmut run` found: the share of killed mutants by module, and the survivors with the reasons why they live.
 
-`make mutation` runs it: it prints the table, writes it to `killed.csv` and brings `survivors.csv` up to date: mutants that live are
-added without a reason, those that are killed now are taken away. Both are the report of that run; no test of the suite reads
-them. It exits with status 1 while a reason is missing, a mutant was not tried, or fewer than 85 % are killed.
+`make mutation` runs it. It prints the table, writes it to `killed.csv` and brings `survivors.csv` up to date: mutants that live
+now are added without a reason, those that are killed now are taken away. Both are the report of that run; no test of the suite
+reads them. Its exit status is 1 while a reason is missing, a mutant was not tried, or fewer than 85 % are killed.
 """
 
 import csv
