@@ -6,7 +6,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 WORKERS ?= auto --maxprocesses 8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-fast mutation lint schema environment clean
+.PHONY: demo test test-fast mutation lint schema readme publish-demo environment clean
 
 demo: environment
 	snakemake all --cores $(CORES) --configfile config/demo.yaml
@@ -27,6 +27,15 @@ lint: environment
 
 schema: environment
 	python -m fgp_workflow.config_docs
+
+# The parts of README.md that are made from results/published/demo-* and from the rules.
+readme: environment
+	python -m fgp_workflow.readme
+
+publish-demo: demo
+	cp results/demo/cells.csv results/demo/config.yaml results/demo/tables/*.csv results/demo/tables/*.md results/demo/figures/fig*.png \
+	    results/published/demo-digits-and-scenes_seed-0_cpu/
+	python -m fgp_workflow.readme
 
 environment: $(VENV)/.installed
 

@@ -60,6 +60,8 @@ def _check(module: ModuleType, names: list[str]) -> None:
     function, rule = _FUNCTIONS.get(facts.kind, (None, None))
     if function and facts.own_rule != rule and not callable(getattr(module, function, None)):
         raise FgpError(f"{file}: function `{function}` is missing; a method of kind {facts.kind} needs it")
+    if facts.kind == "gradual" and hasattr(module, "repair"):
+        raise FgpError(f"{file}: function `repair`: a gradual method removes its channels itself; adjust the weights there")
     if facts.kind == "architecture" and (not facts.networks or {*facts.networks, *facts.networks.values()} - set(NETWORKS)):
         raise FgpError(f"{file}: networks is {facts.networks!r}; name, for dense networks of fgp.models, the one trained instead")
     if facts.kind == "scratch":

@@ -7,6 +7,8 @@ KINDS = ("criterion", "sparse-training", "gradual", "architecture", "scratch")
 OWN_TRAINING = ("sparse-training", "gradual")
 """Kinds whose methods train a network of their own before channels are selected."""
 STARTS = ("random", "dense")
+RULES = ("score", "sparse_training", "gradual", "prune", "finetune", "train", "scratch")
+"""Rules of the suite that a method may replace by one of its own."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Method:
         plan_of: for kind "scratch", the method whose pruned architecture is trained from random weights.
         equal: for kind "scratch": "epochs" (as many as the dense network) or "flops" (as many training FLOPs, at most twice the
             epochs).
-        own_rule: the rule of the suite ("score", "sparse_training", "gradual", "prune", "finetune", "train" or "scratch") whose
-            place a rule file of this method's own takes, `workflow/rules/baselines/<name>.smk`; None: the suite's rules serve it.
+        own_rule: the rule of the suite, one of `RULES`, whose place a rule file of this method's own takes,
+            `workflow/rules/baselines/<name>.smk`; None: the suite's rules serve it.
     """
 
     label: str
@@ -50,6 +52,8 @@ class Method:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.start not in STARTS:
             raise ValueError(f"start {self.start!r} is not one of {', '.join(STARTS)}")
+        if self.own_rule not in (None, *RULES):
+            raise ValueError(f"own_rule {self.own_rule!r} is not one of {', '.join(RULES)}")
 
     def meant_for(self, task: str, network: str) -> bool:
         """Tell whether the method is defined for networks of a task type and, where it names them, for this one."""

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from fgp_workflow import kinds as workflow_kinds
 from reference_fgp import literal_scores, randomise
 from scoring_networks import classification, residual, segmentation
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 import baselines
 from fgp import FgpError
 from fgp.layers import norms_after
-from fgp.methods import KINDS, Method
+from fgp.methods import KINDS, RULES, Method
 from fgp.models import NAMES, build
 from fgp.models.names import NETWORKS
 
@@ -268,6 +269,23 @@ def test_unknown_method_names_the_closest():
         baselines.get("?")
 
 
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+    """A function that lets `baselines/my_own.py` be a file with these contents."""
+
+    def added(**contents):
+        module = ModuleType("baselines.my_own")
+        module.__file__ = str(tmp_path / "my_own.py")
+        vars(module).update(contents)
+        (tmp_path / "my_own.py").touch()
+        (tmp_path / "fgp.py").touch()
+        monkeypatch.setattr(baselines, "__file__", str(tmp_path / "__init__.py"))
+        monkeypatch.setitem(sys.modules, "baselines.my_own", module)
+        return module
+
+    return added
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -284,13 +302,30 @@ def test_unknown_method_names_the_closest():
         ({"METHOD": Method("X", kind="scratch", plan_of="fgp"), "__doc__": "X"}, "equal is None"),
     ],
 )
-def test_a_file_that_breaks_the_contract_is_named(contents, message, tmp_path, monkeypatch):
-    module = ModuleType("baselines.my_own")
-    module.__file__ = str(tmp_path / "my_own.py")
-    vars(module).update(contents)
-    (tmp_path / "my_own.py").touch()
-    (tmp_path / "fgp.py").touch()
-    monkeypatch.setattr(baselines, "__file__", str(tmp_path / "__init__.py"))
-    monkeypatch.setitem(sys.modules, "baselines.my_own", module)
+def test_a_file_that_breaks_the_contract_is_named(contents, message, add):
+    add(**contents)
     with pytest.raises(FgpError, match=rf"^baselines/my_own\.py: {message}"):
         baselines.get("my-own")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "function"),
+    [("criterion", "score", "score"), ("sparse-training", "sparse_training", "training"), ("gradual", "gradual", "pruning")],
+)
+def test_a_rule_of_its_own_stands_in_for_the_function_that_the_suites_rule_calls(kind, rule, function, add):
+    module = add(METHOD=Method("X", kind=kind, own_rule=rule), __doc__="X")
+    assert baselines.get("my-own") is module
+    for other in {"score", "sparse_training", "gradual", "prune", "finetune"} - {rule}:
+        module.METHOD = Method("X", kind=kind, own_rule=other)
+        with pytest.raises(FgpError, match=rf"function `{function}` is missing; a method of kind {kind} needs it"):
+            baselines.get("my-own")
+
+
+@pytest.mark.parametrize(("entry", "value"), [("kind", "criteria"), ("start", "sparse"), ("own_rule", "scores")])
+def test_a_fact_that_is_none_of_the_known_is_refused(entry, value):
+    with pytest.raises(ValueError, match=rf"^{entry} '{value}' is not one of "):
+        Method("X", **{entry: value})
+
+
+def test_every_rule_of_the_suite_that_serves_methods_can_be_replaced():
+    assert {rule for kind in KINDS for rule in workflow_kinds.KINDS[kind].rules} == set(RULES)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fgp import provenance
 from fgp.cli import main
 from fgp.files import read_sealed, write_sealed
 from fgp.metrics import read_metrics
@@ -27,7 +26,7 @@ COMMANDS = (
     f"--selection macs-0.5 --out {CELL}/plan.json",
     f"prune --weights {DENSE}/model.safetensors --plan {CELL}/plan.json --data run/data.safetensors "
     f"--out {CELL}/pruned.safetensors",
-    f"finetune --weights {CELL}/pruned.safetensors --scores run/l1/scores.safetensors --data run/data.safetensors "
+    f"finetune --weights {CELL}/pruned.safetensors --data run/data.safetensors "
     f"--out {CELL}/model.safetensors --curve {CELL}/curve.csv --metrics {CELL}/metrics.json "
     f"{TAGS.format(method='l1', selection='macs-0.5')} {COMMON} {RECIPE}",
 )
@@ -42,7 +41,8 @@ def made(tmp_path_factory):
     os.chdir(folder)
     os.environ["FGP_THREADS"] = "1"
     try:
-        assert main(shlex.split(" then ".join(COMMANDS))) == 0
+        for command in COMMANDS:
+            assert main(shlex.split(command)) == 0
     finally:
         os.chdir(before)
         del os.environ["FGP_THREADS"]
@@ -93,9 +93,8 @@ def test_the_printed_script_rebuilds_the_cell_in_another_folder(made, tmp_path, 
 def test_every_file_tells_all_stages_that_led_to_it_in_order(made, capsys, file, stages):
     status, script, _ = rerun(capsys, made / file)
     assert status == 0
-    words = shlex.split(script.replace("\\\n", ""), comments=True)
-    command = words[words.index("fgp") + 1 :]
-    assert command == shlex.split(" then ".join(COMMANDS[i] for i in stages))
+    lines = [shlex.split(line, comments=True) for line in script.splitlines()]
+    assert [words for words in lines if words[:1] == ["fgp"]] == [["fgp", *shlex.split(COMMANDS[i])] for i in stages]
 
 
 def test_commit_versions_hardware_and_threads_are_named(made, capsys):
@@ -182,10 +181,4 @@ def test_a_subcommand_that_fails_ends_run(made, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = copy(made / CELL / "plan.json", tmp_path, lambda recorded: recorded.update(command="fgp plan --unknown", stages=[]))
     assert main(["rerun", str(file), "--run"]) == 1
-    assert "rerun: ended with status 2" in capfd.readouterr().err
-
-
-def test_the_digest_tells_two_runs_of_one_command_apart(made):
-    recorded = provenance.read(made / CELL / "model.safetensors")
-    assert provenance.digest(recorded) == provenance.digest(read_metrics(made / CELL / "metrics.json")["provenance"])
-    assert provenance.digest(recorded) != provenance.digest(recorded | {"finished": "2026-01-01T00:00:00+00:00"})
+    assert "fgp plan: ended with status 2" in capfd.readouterr().err

@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import fgp
-from fgp import data, models
+from fgp import data, models, tensorfiles
 from fgp.cli import main
 from fgp.evaluate import evaluate
 from fgp.files import read_sealed
 from fgp.metrics import read_metrics
-from fgp.scoring.files import save_scores
 
 WIDTH = 1 / 16
 RECIPE = ["--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--crop-padding", "1"]
@@ -22,7 +21,7 @@ def run(*words):
 
 
 def test_train_writes_weights_curve_and_metrics(digits, tmp_path, monkeypatch):
-    monkeypatch.setenv("FGP_CODE", "abc")
+    monkeypatch.setenv("FGP_KEY", "abc")
     out, curve, metrics = (tmp_path / "deep" / name for name in ("model.safetensors", "curve.csv", "metrics.json"))
     outputs = ("--out", out, "--curve", curve, "--metrics", metrics)
     tags = ("--tag", "task=toy", "--tag", "method=dense", "--tag", "budget=full")
@@ -36,9 +35,10 @@ def test_train_writes_weights_curve_and_metrics(digits, tmp_path, monkeypatch):
     assert values["macs"] == values["dense_macs"] > 0
     assert values["kept"] == values["channels"]
     assert values["budget"] == "full"
-    assert values["provenance"]["code"] == "abc"
+    assert values["provenance"]["key"] == "abc"
     assert values["provenance"]["recipe"]["crop_padding"] == 1
     assert values["provenance"]["threads"] == 1
+    assert values["provenance"]["digest"] == tensorfiles.digest(tensorfiles.read(out)[0])
     assert len(list(csv.reader(curve.open()))) == 3
     assert fgp.checkpoint.read_metadata(out)["provenance"]["command"].startswith("fgp train --")
 
@@ -59,9 +59,9 @@ def test_finetune_measures_before_and_after(digits, pruned, tmp_path):
 
 
 def test_finetune_copies_the_time_of_scoring(digits, pruned, tmp_path):
-    scores, metrics = tmp_path / "scores.safetensors", tmp_path / "metrics.json"
-    save_scores(scores, {"features.0": torch.ones(4)}, seconds=1.25)
-    words = ("--weights", pruned, "--scores", scores, "--seed", 0, "--out", tmp_path / "m", "--metrics", metrics)
+    scored, metrics = tmp_path / "scored.safetensors", tmp_path / "metrics.json"
+    fgp.save(fgp.load(pruned), scored, score_seconds=1.25)
+    words = ("--weights", scored, "--seed", 0, "--out", tmp_path / "m", "--metrics", metrics)
     assert run("finetune", "--data", digits, *words, "--epochs", 0, "--lr", 0.1) == 0
     values = read_metrics(metrics)
     assert values["score_seconds"] == 1.25

@@ -42,6 +42,7 @@ def refusal(raw):
             {"fgp": {"form": "gapfirst", "normalise": "jointmax"}},
             f"{OPTIONS}fgp.normalise='jointmax': form='gapfirst' sums the map before the ReLU",
         ),
+        ("cells_per_job", 4, "cells_per_job: every cell is a job now; remove the key"),
         ("seeds", [0, 1, 0], "seeds: 0 stands there twice"),
         ("seeds", [2**63], "seeds.0: Input should be less than or equal to 9223372036854775807"),
         (f"{VGG}/seeds", [0, 0], "tasks.digits-vgg16.seeds: 0 stands there twice"),
@@ -125,7 +126,7 @@ def test_names_that_a_run_needs_are_refused(section, name):
 
 def test_the_names_that_a_run_needs_are_those_that_the_rules_make():
     texts = [path.read_text() for path in (ROOT / "Snakefile", *(ROOT / "workflow/rules").rglob("*.smk"))]
-    made = {name for text in texts for name in re.findall(r"\{ROOT\}/([a-z][a-z.]*)", text)}
+    made = {name for text in texts for name in re.findall(r'PATHS\.run\("([a-z][a-z.]*)"', text)}
     assert {"partial", "cells.csv", "report.html"} <= made
     assert made <= set(RESERVED)
 
@@ -183,8 +184,8 @@ def test_every_source_is_known():
 def test_more_threads_than_cores_are_told():
     config = load({**demo(), "threads": 3, "latency": {"threads": 5}}, "x")
     assert too_many_threads(config, 5) is None
-    assert too_many_threads(config, 4).startswith("latency.threads: 5 threads a job, but there are 4 cores")
-    assert too_many_threads(config, 2).startswith("threads: 3 threads a job, but there are 2 cores")
+    assert too_many_threads(config, 4).startswith("latency.threads: 5 threads a job, but this machine has 4 cores")
+    assert too_many_threads(config, 2).startswith("threads: 3 threads a job, but this machine has 2 cores")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_keys_that_are_not_repeated(tmp_path):
     ):
         path.write_text(text)
         check_repeated_keys(path)
-    with pytest.raises(FgpError, match="No such file"):
+    with pytest.raises(FgpError, match="no such file"):
         check_repeated_keys(tmp_path / "absent.yaml")
 
 

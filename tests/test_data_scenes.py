@@ -7,9 +7,11 @@ import torch
 from fgp.data import load, prepare
 from fgp.data.digits import read_digits
 from fgp.data.header import VOID
-from fgp.data.scenes import BACKGROUND, INSIDE, Placement, coverage, scenes
+from fgp.data.scenes import INSIDE, Placement, coverage, scenes
 from fgp.data.source import Request
 from fgp.errors import FgpError
+
+BACKGROUND = 10
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,28 @@ def test_scenes_of_another_size(tmp_path):
     assert load(tmp_path / "x").train.labels.shape == (3, 70, 33)
     with pytest.raises(FgpError, match="16x16"):
         prepare("scenes", tmp_path / "y", size=15)
-    with pytest.raises(FgpError, match="classes 3"):
-        prepare("scenes", tmp_path / "y", classes=3)
+    for wrong in (1, 11):
+        with pytest.raises(FgpError, match=f"classes {wrong}: .* the first 2 to 10"):
+            prepare("scenes", tmp_path / "y", classes=wrong)
     assert not (tmp_path / "y").exists()
+
+
+def test_scenes_of_the_first_digits(tmp_path):
+    _, digit_labels, _ = read_digits()
+    prepare("scenes", tmp_path / "x", classes=3, train_limit=60, test_limit=20)
+    data = load(tmp_path / "x")
+    assert (data.classes, data.outputs) == (("0", "1", "2", "background"), 4)
+    for split in (data.train, data.test):
+        assert set(split.labels.unique().tolist()) == {0, 1, 2, 3, VOID}
+    share = torch.bincount(data.train.labels.flatten().long(), minlength=256) / data.train.labels.numel()
+    assert share[3] > 0.5
+    assert all(0.03 < share[digit] < 0.15 for digit in range(3))
+    drawn = [scenes(Request(None, classes=3)).train.scene(index) for index in range(60)]
+    assert {digit_labels[placement.digit] for scene in drawn for placement in scene.digits + scene.fragments} == {0, 1, 2}
+    assert any(scene.fragments for scene in drawn)
+
+
+def test_most_scenes_show_several_digits(source):
+    counts = np.array([len(source.train.scene(index).digits) for index in range(100)])
+    assert counts.max() <= 3
+    assert (counts >= 2).mean() > 0.7

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from fault_cases import CASES, RECIPE
 from PIL import Image
-from test_workflow import TINY, TOY, Project
+from test_workflow import TINY, Project
+from test_workflow_methods import HEADER, SCORE
 
 from fgp import cli
 from fgp.errors import FgpError
 from fgp.files import atomic
 
 HERE = Path(__file__).parent
+TOY = HEADER.format(label="Toy criterion", facts='needs=frozenset({"weights"})') + SCORE
 NAMESPACE = ["unshare", "--mount", *["--map-root-user"] * (os.geteuid() != 0)]
 
 

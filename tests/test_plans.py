@@ -77,7 +77,8 @@ def files(tmp_path_factory):
     return folder, model, scores
 
 
-def command(folder, selection, out, *more):
+def commands(folder, selection, out, *more):
+    """The words of `fgp plan` and those of `fgp prune`."""
     network = ["--weights", f"{folder}/dense.safetensors", "--input-size", "3", "32", "32"]
     plan = [
         "plan",
@@ -90,7 +91,7 @@ def command(folder, selection, out, *more):
         "--out",
         f"{out}/plan.json",
     ]
-    return [*plan, "then", "prune", *network, "--plan", f"{out}/plan.json", "--out", f"{out}/pruned.safetensors"]
+    return plan, ["prune", *network, "--plan", f"{out}/plan.json", "--out", f"{out}/pruned.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def command(folder, selection, out, *more):
 )
 def test_command_line(files, tmp_path, selection, more):
     folder, model, scores = files
-    assert main(command(folder, selection, tmp_path, *more)) == 0
+    assert [main(words) for words in commands(folder, selection, tmp_path, *more)] == [0, 0]
     file = load_plan(tmp_path / "plan.json")
     pruned = fgp.load(tmp_path / "pruned.safetensors")
     x = cost.example((3, 32, 32))
@@ -117,12 +118,12 @@ def test_command_line(files, tmp_path, selection, more):
 
 def test_command_line_takes_the_image_size_from_the_data(files, tmp_path, monkeypatch):
     folder, *_ = files
-    words = command(folder, "count-0.50", tmp_path)
+    words, _ = commands(folder, "count-0.50", tmp_path)
     main(words)
     expected = load_plan(tmp_path / "plan.json")
     monkeypatch.setattr("fgp.data.read_header", lambda path: type("Header", (), {"shape": (3, 32, 32)}))
     start = words.index("--input-size")
-    main([*words[:start], "--data", "prepared.safetensors", *words[start + 4 : words.index("then")]])
+    main([*words[:start], "--data", "prepared.safetensors", *words[start + 4 :]])
     assert load_plan(tmp_path / "plan.json").macs == expected.macs
 
 
@@ -138,20 +139,19 @@ def test_command_line_takes_the_image_size_from_the_data(files, tmp_path, monkey
 )
 def test_command_line_errors(files, tmp_path, capsys, words, message):
     folder, *_ = files
-    line = command(folder, "count-0.50", tmp_path)
-    assert main([*line[: line.index("then")], *words]) == 1
+    line, _ = commands(folder, "count-0.50", tmp_path)
+    assert main([*line, *words]) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_plans_and_scores_of_another_network(files, tmp_path, capsys):
     folder, *_ = files
-    main(command(folder, "count-0.50", tmp_path))
+    plan, prune = commands(folder, "count-0.50", tmp_path)
+    main(plan)
     fgp.save(fgp.models.build("vgg16", 10, 0.125), tmp_path / "dense.safetensors")
-    line = command(folder, "count-0.50", tmp_path)
     other = ["--weights", f"{tmp_path}/dense.safetensors"]
-    cut = line.index("then")
-    assert main([*line[:cut], *other]) == 1
+    assert main([*plan, *other]) == 1
     assert "scores of the network" in capsys.readouterr().err
-    assert main([*line[cut + 1 :], *other]) == 1
+    assert main([*prune, *other]) == 1
     assert "plan.json: made for the network" in capsys.readouterr().err

@@ -1,301 +1,302 @@
-"""Each cell proves its provenance when it is collected: results of another configuration are refused."""
+"""Each cell proves its provenance when it is collected: results of another configuration are refused. On files of a real run."""
 
-import copy
-import json
+import os
+import shlex
+import shutil
+from pathlib import Path
 
 import pytest
-import yaml
-from fgp_workflow import collect
-from fgp_workflow.commands import Commands
-from fgp_workflow.config import load
-from fgp_workflow.grid import Cell, Grid
-from fgp_workflow.proof import Proof
+import torch
+from fgp_workflow import cells
+from real_run import CELL, CONFIG, DENSE, MACS, PATHS, TASK, Run, set_in
 
-from fgp import provenance
-from fgp.errors import FgpError
+import fgp
+from fgp import codehash
+from fgp.cli import main
+from fgp.files import read_sealed, write_sealed
 
-TASK, MACS = "digits-vgg16", "macs-0.5000"
-CONFIG = {
-    "run": "x",
-    "device": "cpu",
-    "seeds": [0, 1],
-    "datasets": {"digits": {"source": "digits", "size": 32}},
-    "recipes": {"long": {"epochs": 2, "lr": 0.1}, "short": {"epochs": 1, "lr": 0.1}},
-    "tasks": {
-        TASK: {
-            **{"dataset": "digits", "network": "vgg16", "width": 0.125, "recipe": "long", "finetune": "short"},
-            **{"k": {"FGP+": 0.4}, "budgets": {"FGP+": 0.5}},
-        }
-    },
-    "methods": ["fgp", "l1", "slimming", "dcp", "aofp", "group-fisher", "slimconv", "scratch-e"],
-    "scoring": {"images": 100},
-    "cells_per_job": 2,
-}
-KEPT = {"a": 8, "b": 8}
-HOW = "delete it and run snakemake again"
-
-
-def grid(**changes):
-    return Grid(load(copy.deepcopy(CONFIG) | changes, "config.yaml"))
-
-
-def task(**changes):
-    return {TASK: CONFIG["tasks"][TASK] | changes}
-
-
-def provenance_of(stages, minute=0):
-    """The provenance that a chain of commands leaves, one a minute."""
-    times = [f"2026-01-02T03:{minute + i:02}:00+00:00" for i in range(len(stages))]
-    chain = [
-        {"command": f"fgp {command}", "code": code, "finished": time}
-        for (command, code), time in zip(stages.items(), times, strict=True)
-    ]
-    chain[0]["content"] = "data"
-    return chain[-1] | {
-        "stages": chain[:-1],
-        **{"recipe": {"lr": 0.1}, "commit": None, "dirty": None, "versions": {}, "hardware": {}, "threads": 1},
-    }
-
-
-def metrics(made, method, selection, seed=0):
-    """What a run of the configuration `made` writes."""
-    network = "slimconv_vgg16" if method == "slimconv" else "vgg16"
-    stages = Proof(made).stages(Cell(TASK, method, selection), seed)
-    return {
-        **{
-            "task": TASK,
-            "dataset": "digits",
-            "network": network,
-            "width": made.tasks[TASK].width,
-            "seed": seed,
-            "method": method,
-        },
-        **{"selection": selection, "metric": "top1", "before": None, "after": 90.0},
-        **{
-            "macs": 100,
-            "params": 10,
-            "dense_macs": 100,
-            "dense_params": 10,
-            "kept": KEPT,
-            "channels": KEPT,
-            "score_seconds": None,
-        },
-        **{"score_seconds": None, "train_seconds": 1.0, "epochs": 1, "provenance": provenance_of(stages)},
-    }
-
-
-def write(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def latency(made, cells, seed):
-    """What the measurement of the cells of the configuration `made` writes."""
-    proof, commands = Proof(made), Commands(made)
-    numbers = {"median_ms": 2.0, "q1_ms": 1.5, "q3_ms": 2.5, "images_per_second": 500.0}
-    return {
-        "latency": {name: {"1": numbers} for name in cells},
-        "provenance": provenance_of({commands.latency(TASK, seed): proof._codes.latency(TASK)})
-        | {"networks": {name: provenance.digest(value["provenance"]) for name, value in cells.items()}},
-    }
-
-
-def run(folder, made):
-    """Write all that a run of a configuration leaves for its cells; return the metrics of seed 0."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(made.config.model_dump(mode="json")))
-    for seed in made.config.seeds:
-        names = ["dense/unpruned", *(cell.path for cell in made.cells)]
-        cells = {name: metrics(made, *name.split("/"), seed) for name in names}
-        for name, value in cells.items():
-            write(folder / TASK / f"seed{seed}" / name / "metrics.json", value)
-        write(folder / TASK / f"seed{seed}" / "latency.json", latency(made, cells, seed))
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    run(folder, grid())
-    return folder
+def made(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("made"))
+    run.all()
+    return run.folder
 
 
 @pytest.fixture
-def place(finished):
-    """A function that puts a file of another run into place; undone afterwards."""
-    undone = []
-
-    def put(name, value):
-        path = finished / TASK / name
-        undone.append((path, path.read_text()))
-        write(path, value)
-        return path
-
-    yield put
-    for path, text in reversed(undone):
-        path.write_text(text)
+def run(made, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(made, tmp_path / "run")
+    return Run(tmp_path / "run")
 
 
-def refused(finished, capsys, path, *words):
-    assert collect.main(["--config", str(finished / "config.yaml"), "--out", str(finished / "cells.csv")]) == 1
-    error = capsys.readouterr().err
-    for word in (str(path), *words, HOW):
-        assert word in error
+@pytest.fixture
+def edit(monkeypatch):
+    """Let a file of the project have another meaning until the test ends."""
+    meaning = codehash._meaning
+
+    def edited(file):
+        assert (ROOT / file).exists()
+        monkeypatch.setattr(codehash, "_meaning", lambda path: meaning(path) + " edited" * (path == ROOT / file))
+        codehash.of.cache_clear()
+
+    yield edited
+    monkeypatch.undo()
+    codehash.of.cache_clear()
 
 
-def test_the_cells_of_the_configuration_are_taken(finished):
-    assert collect.main(["--config", str(finished / "config.yaml"), "--out", str(finished / "cells.csv")]) == 0
-    rows = collect.read(finished / "cells.csv")
-    assert len(rows) == 2 * (1 + len(grid().cells))
-    assert {row["method"] for row in rows} == {"dense", *CONFIG["methods"]}
+def refused(run, capsys, path, *words, flags=()):
+    assert run.collect(*flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"collect: error: {run.folder}/{path}: no result of this configuration as it is now: "), error
+    assert "run snakemake again, which makes what is missing or stale, with --force and this path" in error
+    assert "delete" not in error
+    for word in words:
+        assert word in error, error
+    return error
+
+
+def test_the_cells_of_the_configuration_are_taken(run):
+    assert run.collect() == 0
+    table = cells.read(run.folder / "cells.csv")
+    assert list(table["method"]) == ["dense", "l1", "slimming"]
+    assert not table["accepted_code"].any()
+    assert table["latency_b1_median_ms"].notna().all()
+    assert run.collect("--accept-code") == 0
+    assert not cells.read(run.folder / "cells.csv")["accepted_code"].any()
 
 
 @pytest.mark.parametrize(
-    ("method", "selection", "stages"),
+    ("key", "value", "path", "said"),
     [
-        ("dense", "unpruned", "data train"),
-        ("l1", MACS, "data train score plan prune finetune"),
-        ("slimming", MACS, "data stage score plan prune finetune"),
-        ("dcp", MACS, "data train stage plan prune finetune"),
-        ("aofp", MACS, "data train stage prune finetune"),
-        ("slimconv", "unpruned", "data train"),
-        ("scratch-e", MACS, "data train score plan prune train"),
+        (
+            "recipes/short/lr",
+            0.2,
+            CELL,
+            "fgp finetune was run with other settings than this configuration has; asked for --lr 0.2",
+        ),
+        (
+            "recipes/long/epochs",
+            3,
+            DENSE,
+            "fgp train was run with other settings than this configuration has; asked for --epochs 3",
+        ),
+        ("scoring/images", 30, CELL, "fgp score was run with other settings than this configuration has; asked for --images 30;"),
+        (
+            f"tasks/{TASK}/tied",
+            True,
+            CELL,
+            "fgp prune was run with other settings than this configuration has; asked for --tied;",
+        ),
+        (
+            f"tasks/{TASK}/width",
+            0.125,
+            DENSE,
+            "fgp train was run with other settings than this configuration has; asked for --wid",
+        ),
+        (
+            "datasets/digits/train_limit",
+            90,
+            DENSE,
+            "fgp data was run with other settings, or other files in the data root, than ",
+        ),
+        ("datasets/digits/train_limit", 90, DENSE, "this configuration has; asked for --train-limit 90; run snakemake"),
+        ("datasets/digits/train_limit", None, DENSE, "other files in the data root, than this configuration has; run snakemake"),
+        ("device", "auto", DENSE, "asked for --device auto"),
+        (
+            "latency/seconds",
+            0.02,
+            f"{TASK}/seed0",
+            "fgp measure was run with other settings than this configuration has; asked for",
+        ),
+        ("latency/seconds", 0.02, f"{TASK}/seed0", "asked for --seconds 0.02; run"),
     ],
 )
-def test_stages_of_every_kind(method, selection, stages):
-    commands = Proof(grid()).stages(Cell(TASK, method, selection), 0)
-    assert " ".join(command.split()[0] for command in commands) == stages
+def test_a_result_of_other_settings_is_refused_by_stage_and_flag(run, capsys, key, value, path, said):
+    run.configure(set_in(CONFIG, key, value))
+    error = refused(run, capsys, f"{path}/{'latency' if path.endswith('seed0') else 'metrics'}.json", said)
+    assert "accept_code" not in error
+    assert run.collect("--accept-code") == 1
 
 
-FOREIGN = {
-    "recipe of fine-tuning": ({"recipes": CONFIG["recipes"] | {"short": {"epochs": 1, "lr": 0.2}}}, "--lr 0.2", "--lr 0.1"),
-    "recipe of the dense network": (
-        {"recipes": CONFIG["recipes"] | {"long": {"epochs": 9, "lr": 0.1}}},
-        "--epochs 9",
-        "--epochs 2",
-    ),
-    "data": ({"datasets": {"digits": {"source": "digits", "size": 16}}}, "--size 16", "--size 32"),
-    "train_limit": ({"datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 11}}}, "--train-limit 11", "nothing"),
-    "scoring": ({"scoring": {"images": 50}}, "--images 50", "--images 100"),
-    "option": ({"tasks": task(options={"fgp": {"form": "abs"}})}, "--option form=abs", "nothing"),
-    "tied": ({"tasks": task(tied=True)}, "--tied", "nothing"),
-    "device": ({"device": "cuda"}, "--device cuda", "--device cpu"),
-    "run": ({"run": "y"}, "--out results/y/data/digits.safetensors", "--out results/x/data/digits.safetensors"),
+def test_an_option_of_a_methods_own_training(run, capsys):
+    run.configure(set_in(CONFIG, f"tasks/{TASK}/options", {"slimming": {"strength": 0.01}}))
+    refused(run, capsys, f"{TASK}/seed0/slimming/{MACS}/metrics.json", "fgp stage was run", "asked for --option strength=0.01;")
+
+
+OTHER_CODE = {
+    "fgp/data/digits.py": ("data", DENSE, {"dense", "l1", "slimming"}),
+    "fgp/cli/train.py": ("train", DENSE, {"dense", "l1", "slimming"}),
+    "fgp/cli/stage.py": ("stage", f"{TASK}/seed0/slimming/{MACS}", {"dense", "l1", "slimming"}),
+    "baselines/l1.py": ("score", CELL, {"dense", "l1", "slimming"}),
+    "fgp/cli/prune.py": ("prune", CELL, {"dense", "l1", "slimming"}),
+    "fgp/cli/finetune.py": ("finetune", CELL, {"dense", "l1", "slimming"}),
 }
 
 
-@pytest.mark.parametrize("case", FOREIGN)
-def test_a_cell_of_another_configuration(finished, place, capsys, case):
-    changes, found, expected = FOREIGN[case]
-    path = place(f"seed0/fgp/{MACS}/metrics.json", metrics(grid(**changes), "fgp", MACS))
-    refused(finished, capsys, path, f"found {found}", f"asks for {expected}", "provenance: command of fgp")
+@pytest.mark.parametrize("file", OTHER_CODE)
+def test_a_result_of_other_code_is_refused_or_accepted_on_demand(run, capsys, edit, file):
+    stage, path, methods = OTHER_CODE[file]
+    edit(file)
+    run.configure(CONFIG)
+    said = f"fgp {stage} was run with other code than the present"
+    refused(run, capsys, f"{path}/metrics.json", said, "or keep it, which every table then says: --config accept_code=true")
+    assert run.collect("--accept-code") == 0
+    table = cells.read(run.folder / "cells.csv")
+    assert set(table["method"][table["accepted_code"]]) == methods
+    assert table["accepted_commits"].notna().all()
+
+
+def test_of_other_code_in_the_measurement_every_cell_tells(run, capsys, edit):
+    edit("fgp/latency.py")
+    run.configure(CONFIG)
+    refused(run, capsys, f"{TASK}/seed0/latency.json", "fgp measure was run with other code than the present")
+    assert run.collect("--accept-code") == 0
+    assert cells.read(run.folder / "cells.csv")["accepted_code"].all()
+
+
+def test_a_cell_of_a_stale_stage_under_a_present_key(run, capsys):
+    """What Snakemake leaves if it is told to heed nothing but times of modification."""
+    other = set_in(CONFIG, "scoring/images", 30)
+    run.configure(other)
+    run.finetune("l1")
+    run.measure()
+    refused(run, capsys, f"{CELL}/metrics.json", "fgp score was run with other settings", "asked for --images 30;")
+    run.score("l1")
+    run.prune("l1")
+    run.finetune("l1")
+    run.score("slimming")
+    run.prune("slimming")
+    run.finetune("slimming")
+    run.measure()
+    assert run.collect() == 0
+
+
+def test_a_cell_of_a_stage_of_other_code_under_a_present_key(run, capsys, edit):
+    edit("fgp/cli/prune.py")
+    run.configure(CONFIG)
+    for method in CONFIG["methods"]:
+        run.finetune(method)
+    run.measure()
+    refused(run, capsys, f"{CELL}/metrics.json", "fgp prune was run with other code than the present", "accept_code=true")
+    assert run.collect("--accept-code") == 0
+    table = cells.read(run.folder / "cells.csv")
+    assert set(table["method"][table["accepted_code"]]) == {"l1", "slimming"}
+
+
+def _disturb(path):
+    """Write other tensors into a weights file, under the same provenance, as another training by the same command leaves."""
+    network, about = fgp.load(path), fgp.checkpoint.read_metadata(path)
+    with torch.no_grad():
+        next(network.parameters())[0] += 1e-3
+    fgp.save(network, path, provenance=about["provenance"])
+    return fgp.checkpoint.read_metadata(path)["digest"]
+
+
+def test_a_dense_network_trained_anew_under_the_same_key(run, capsys):
+    digest = _disturb(run.folder / DENSE / "model.safetensors")
+    metrics = run.folder / DENSE / "metrics.json"
+    value = read_sealed(metrics)
+    old = value["provenance"]["digest"]
+    write_sealed(metrics, value | {"provenance": value["provenance"] | {"digest": digest}})
+    error = refused(run, capsys, f"{CELL}/metrics.json", "it was made from another result of fgp train than ")
+    assert str(metrics) in error
+    run.score("l1")
+    run.prune("l1")
+    run.finetune("l1")
+    run.measure()
+    assert run.collect() == 0
+    assert digest != old
+
+
+def test_data_prepared_anew_under_the_same_key(run, capsys):
+    """Both the dense network and the sparse training read them: the second to be read is refused."""
+    value = read_sealed(run.folder / f"{TASK}/seed0/slimming/{MACS}/metrics.json")
+    (data,) = (stage for stage in value["provenance"]["stages"] if stage["command"].startswith("fgp data"))
+    data["digest"] = "0" * 64
+    write_sealed(run.folder / f"{TASK}/seed0/slimming/{MACS}/metrics.json", value)
+    refused(run, capsys, f"{TASK}/seed0/slimming/{MACS}/metrics.json", "it was made from another result of fgp data than ")
+
+
+@pytest.mark.parametrize("cell", [DENSE, CELL])
+def test_a_latency_file_of_other_networks(run, capsys, cell):
+    before = run.folder / "before"
+    shutil.copytree(run.folder / cell, before)
+    _disturb(run.folder / cell / "model.safetensors")
+    run.measure()
+    shutil.rmtree(run.folder / cell)
+    before.rename(run.folder / cell)
+    name = "/".join(cell.split("/")[2:])
+    refused(run, capsys, f"{TASK}/seed0/latency.json", f"it measured another network {name} than the one that lies there")
+    assert run.collect("--accept-code") == 1
+    run.measure()
+    assert run.collect() == 0
+
+
+def test_a_latency_file_without_a_network(run, capsys):
+    path = run.folder / f"{TASK}/seed0/latency.json"
+    value = read_sealed(path)
+    del value["provenance"]["networks"][f"l1/{MACS}"]
+    write_sealed(path, value)
+    refused(run, capsys, f"{TASK}/seed0/latency.json", f"it measured another network l1/{MACS}")
+
+
+def _as(run, entries, *source):
+    """Put the metrics of another cell where those of L1 lie, with other entries."""
+    value = read_sealed(run.folder.joinpath(*source, "metrics.json"))
+    write_sealed(run.folder / CELL / "metrics.json", value | entries)
+
+
+def test_a_cell_of_another_method(run, capsys):
+    _as(run, {"method": "l1"}, TASK, "seed0/slimming", MACS)
+    refused(run, capsys, f"{CELL}/metrics.json", "fgp train was run with other settings than this configuration has")
 
 
 @pytest.mark.parametrize(
-    ("entry", "value", "expected"),
-    [("width", 0.25, "0.125"), ("network", "resnet50", "vgg16"), ("dataset", "digits32", "digits")],
+    ("key", "value", "path", "entries"),
+    [
+        (f"tasks/{TASK}/budgets", {"half": 0.6}, f"{TASK}/seed0/l1/macs-0.6000", {"selection": "macs-0.6000"}),
+        ("seeds", [1], f"{TASK}/seed1/l1/{MACS}", {"seed": 1}),
+        ("tasks", {"other": CONFIG["tasks"][TASK]}, f"other/seed0/l1/{MACS}", {"task": "other"}),
+    ],
 )
-def test_a_cell_of_another_network_or_data_set(finished, place, capsys, entry, value, expected):
-    path = place(f"seed0/l1/{MACS}/metrics.json", metrics(grid(), "l1", MACS) | {entry: value})
-    refused(finished, capsys, path, f"{entry}: found {value}", f"asks for {expected}")
+def test_a_cell_of_another_selection_seed_or_task(run, capsys, key, value, path, entries):
+    run.configure({**CONFIG, key: value} if "/" not in key else set_in(CONFIG, key, value))
+    (run.folder / path).mkdir(parents=True)
+    write_sealed(run.folder / path / "metrics.json", read_sealed(run.folder / CELL / "metrics.json") | entries)
+    assert run.collect("--missing-ok") == 0
+    refusal = f"left out: {run.folder / path}/metrics.json: no result of this configuration as it is now: fgp "
+    assert refusal in capsys.readouterr().err
 
 
-def test_a_cell_of_another_width(finished, place, capsys):
-    value = metrics(grid(tasks=task(width=0.25)), "l1", MACS) | {"width": 0.125}
-    path = place(f"seed0/l1/{MACS}/metrics.json", value)
-    refused(finished, capsys, path, "found --width 0.25", "asks for --width 0.125")
-
-
-def test_a_cell_of_another_seed(finished, place, capsys):
-    path = place(f"seed0/l1/{MACS}/metrics.json", metrics(grid(), "l1", MACS, seed=1) | {"seed": 0})
-    refused(finished, capsys, path, "--seed 1", "--seed 0")
-
-
-def test_a_cell_of_another_method(finished, place, capsys):
-    path = place(f"seed0/l1/{MACS}/metrics.json", metrics(grid(), "fgp", MACS) | {"method": "l1"})
-    refused(finished, capsys, path, "--method fgp", "--method l1")
-
-
-def test_a_cell_of_another_selection(finished, place, capsys):
-    value = metrics(grid(), "fgp", "cumulative-0.40") | {"selection": MACS}
-    path = place(f"seed0/fgp/{MACS}/metrics.json", value)
-    refused(finished, capsys, path, "--selection cumulative-0.40", f"--selection {MACS}")
-
-
-@pytest.mark.parametrize("stage", range(6))
-def test_a_cell_whose_stage_ran_other_code(finished, place, capsys, stage):
-    value = metrics(grid(), "l1", MACS)
-    chain = [*value["provenance"]["stages"], value["provenance"]]
-    chain[stage]["code"] = "0123456789ab"
-    path = place(f"seed0/l1/{MACS}/metrics.json", value)
-    refused(
-        finished, capsys, path, f"code of {' '.join(chain[stage]['command'].split()[:2])}: found 0123456789ab", "present code"
+def test_a_cell_that_the_configuration_does_not_have(run, capsys):
+    run.configure({**CONFIG, "methods": ["slimming"]})
+    run.measure()
+    assert run.collect() == 0
+    extra = str(run.folder / CELL / "metrics.json")
+    assert run.collect("--metrics", extra) == 1
+    assert f"{extra}: no result of this configuration as it is now: this configuration has no cell {TASK} l1/{MACS}" in (
+        capsys.readouterr().err
     )
 
 
-@pytest.mark.parametrize("stage", range(5))
-def test_a_cell_that_lacks_a_stage(finished, place, capsys, stage):
-    value = metrics(grid(), "l1", MACS)
-    lacking = value["provenance"]["stages"].pop(stage)["command"]
-    path = place(f"seed0/l1/{MACS}/metrics.json", value)
-    refused(finished, capsys, path, "found no such stage", f"asks for {lacking}")
+def test_metrics_made_by_hand(run, capsys):
+    words = ["--data", run.path(PATHS.data), "--weights", str(run.folder / CELL / "pruned.safetensors")]
+    settings = shlex.split(run.settings.finetune(TASK, "l1", MACS))
+    assert "FGP_KEY" not in os.environ
+    out = ["--out", str(run.folder / CELL / "model.safetensors"), "--metrics", str(run.folder / CELL / "metrics.json")]
+    assert main(["finetune", *words, *settings, "--seed", "0", "--device", "cpu", *out]) == 0
+    for flags in ((), ("--accept-code",)):
+        refused(run, capsys, f"{CELL}/metrics.json", "it was not made by this workflow: it has no key", flags=flags)
 
 
-def test_a_cell_with_a_stage_too_many(finished, place, capsys):
-    value = metrics(grid(), "l1", MACS)
-    value["provenance"]["stages"].append({"command": "fgp finetune --elsewhere", "code": None, "finished": None})
-    path = place(f"seed0/l1/{MACS}/metrics.json", value)
-    refused(finished, capsys, path, "a stage that has no part in it: found fgp finetune --elsewhere")
-
-
-def test_a_cell_of_an_earlier_dense_network(finished, place, capsys):
-    value = metrics(grid(), "l1", MACS)
-    value["provenance"]["stages"][1]["finished"] = "2025-01-01T00:00:00+00:00"
-    path = place(f"seed0/l1/{MACS}/metrics.json", value)
-    refused(finished, capsys, path, "dense network of: found 2025-01-01")
-
-
-@pytest.mark.parametrize("cell", [f"l1/{MACS}", f"slimming/{MACS}"])
-def test_a_cell_of_other_images_under_the_same_name(finished, place, capsys, cell):
-    value = metrics(grid(), *cell.split("/"))
-    value["provenance"]["stages"][0]["content"] = "other"
-    path = place(f"seed0/{cell}/metrics.json", value)
-    refused(finished, capsys, path, "content of the prepared data: found ['other']", "asks for ['data'], as ")
-
-
-@pytest.mark.parametrize(("entry", "value"), [("dense_macs", 101), ("dense_params", 11), ("channels", {"a": 8, "b": 9})])
-def test_a_cell_with_another_dense_twin(finished, place, capsys, entry, value):
-    path = place(f"seed0/l1/{MACS}/metrics.json", metrics(grid(), "l1", MACS) | {entry: value})
-    refused(finished, capsys, path, f"{entry}: found {value}")
-
-
-def test_a_dense_network_of_another_recipe(finished, place, capsys):
-    changes, found, _ = FOREIGN["recipe of the dense network"]
-    path = place("seed0/dense/unpruned/metrics.json", metrics(grid(**changes), "dense", "unpruned"))
-    refused(finished, capsys, path, f"found {found}")
-
-
-def test_a_latency_file_of_another_seed(finished, place, capsys):
-    path = place("seed0/latency.json", json.loads((finished / TASK / "seed1/latency.json").read_text()))
-    refused(finished, capsys, path, "command of fgp measure", "seed1")
-
-
-def test_a_latency_file_of_another_setting(finished, place, capsys):
-    names = ["dense/unpruned", *(cell.path for cell in grid().cells)]
-    cells = {name: metrics(grid(), *name.split("/")) for name in names}
-    path = place("seed0/latency.json", latency(grid(latency={"seconds": 9.0}), cells, 0))
-    refused(finished, capsys, path, "found --seconds 9.0", "asks for --seconds 1.0")
-
-
-@pytest.mark.parametrize("name", ["dense/unpruned", f"slimming/{MACS}"])
-def test_a_latency_file_of_earlier_networks(finished, place, capsys, name):
-    value = json.loads((finished / TASK / "seed0/latency.json").read_text())
-    value["provenance"]["networks"][name] = "0123456789abcdef"
-    path = place("seed0/latency.json", value)
-    refused(finished, capsys, path, f"networks.{name}: found 0123456789abcdef", "the network of that cell")
-
-
-def test_a_cell_that_the_configuration_does_not_have(finished):
-    proof = Proof(grid(methods=["fgp"]))
-    with pytest.raises(FgpError, match=f"found {TASK} l1/{MACS}, this configuration asks for no such cell"):
-        proof.check_cell("metrics.json", metrics(grid(), "l1", MACS))
-    with pytest.raises(FgpError, match="found elsewhere dense/unpruned"):
-        proof.check_cell("metrics.json", metrics(grid(), "dense", "unpruned") | {"task": "elsewhere"})
+def test_a_tampered_accuracy_is_refused_by_the_seal(run, capsys):
+    path = run.folder / CELL / "metrics.json"
+    after = read_sealed(path)["after"]
+    text = path.read_text()
+    assert text.count(f'"after": {after}') == 1
+    path.write_text(text.replace(f'"after": {after}', '"after": 99.5'))
+    assert run.collect("--accept-code") == 1
+    assert f"{path}: its content does not match its own checksum: it was edited or damaged" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from fgp.metrics import read_metrics, write_metrics
 PROVENANCE = {
     "command": "fgp train",
     "recipe": {"epochs": 1},
-    "code": None,
+    "key": None,
+    "digest": "d",
     "commit": None,
     "dirty": None,
     "versions": {"torch": "2", "smp": None},
@@ -64,7 +65,9 @@ WRONG = [
     ({"kept": {"conv1": 5, "conv2": 8}}, "conv1 keeps 5 of 4"),
     ({"kept": {"conv1": 2}}, "kept"),
     ({"extra": 3}, "extra"),
-    ({"provenance": {key: value for key, value in PROVENANCE.items() if key != "finished"}}, "provenance.finished: missing"),
+    ({"provenance": PROVENANCE | {"digest": None}}, "provenance.digest"),
+    ({"provenance": PROVENANCE | {"key": 3}}, "provenance.key"),
+    *(({"provenance": {k: PROVENANCE[k] for k in PROVENANCE if k != key}}, f"provenance.{key}: missing") for key in PROVENANCE),
 ]
 
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default=os.environ.get("FGP_DATA"), help="folder with the source's files (default: $FGP_DATA)")
     parser.add_argument("--out", required=True, help="file to write (.safetensors)")
     parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="resize to H W, or to a square of N")
-    parser.add_argument("--classes", type=int, help="keep the first N classes (classification)")
+    parser.add_argument("--classes", type=int, help="keep the first N classes (classification, and the digits of scenes)")
     parser.add_argument("--train-limit", type=int, help="keep at most N training images")
     parser.add_argument("--test-limit", type=int, help="keep at most N test images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the limits and of generated images (default: 0)")

@@ -4,6 +4,7 @@ The output of the pruned network is checked against the dense network with the r
 """
 
 import argparse
+from types import ModuleType
 
 from fgp import selections
 from fgp.cli import common, plan
@@ -32,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose channels where --scores are given, prune and write `--out`."""
-    if bool(args.scores) != bool(args.selection and args.write_plan):
+    if {bool(args.selection), bool(args.write_plan)} != {bool(args.scores)}:
         raise FgpError("--selection, --write-plan: give both with --scores, and neither with --plan")
     if args.scores:
         selections.parse(args.selection)
+    method = _repairing(args) if args.repair else None
     from fgp import provenance
     from fgp.checkpoint import load, save
     from fgp.cli.structure import structure_of
@@ -47,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
         raise FgpError(f"{args.plan}: made for the network {given.spec}, but {args.weights} holds {spec}; make a plan for it")
     structure = structure_of(model, common.read_example_input(args), args.tied or bool(given and given.tied))
     kept, seconds = (given.plan, None) if given else plan.write(args, model, structure, args.write_plan)
-    if args.repair:
-        model = _repaired(args, model, kept)
+    if method:
+        model = _repaired(args, method, model, kept)
         structure = structure_of(model, common.read_example_input(args), structure.tied)
     save(
         structure.prune(kept),
@@ -59,16 +61,22 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _repaired(args: argparse.Namespace, model, kept: dict[str, list[int]]):
-    """Return the dense network with the weights that the method of --repair gives it, on the CPU."""
+def _repairing(args: argparse.Namespace) -> ModuleType:
+    """Return the module of --repair, after a check that it adjusts weights."""
     import baselines
-    from fgp import data
 
     method = baselines.get(args.repair)
     if not hasattr(method, "repair"):
         raise FgpError(f"--repair {args.repair}: this method adjusts no weights; leave --repair out")
     if not args.data:
         raise FgpError("--repair: give --data, the method reads training images")
+    return method
+
+
+def _repaired(args: argparse.Namespace, method: ModuleType, model, kept: dict[str, list[int]]):
+    """Return the dense network with the weights that the method of --repair gives it, on the CPU."""
+    from fgp import data
+
     device = common.set_up_device(args)
     dataset = data.load(args.data)
     split = dataset.train if args.images is None else data.subset(dataset.train, limit=args.images, seed=args.seed)

@@ -70,7 +70,7 @@ def prepare(
         out: file to write; appears only when it is complete.
         root: the data root (default: $FGP_DATA); `digits` and `scenes` need none.
         size: resize images to (H, W) or to a square of this side; label maps follow, to the nearest pixel.
-        classes: keep the first so many classes (classification).
+        classes: keep the first so many classes (classification); for `scenes` the first so many digits, and the background.
         train_limit, test_limit: keep at most so many images, chosen by `seed`, balanced over the classes (classification). For
             `scenes`, how many are generated.
         seed: seed of the limits and of generated images.
@@ -86,7 +86,7 @@ def prepare(
         if limit is not None and limit < 1:
             raise FgpError(f"{name} {limit}: must be at least 1")
     root = root or os.environ.get("FGP_DATA")
-    request = Request(Path(root) if root else None, size, seed, train_limit, test_limit, download)
+    request = Request(Path(root) if root else None, size, classes, seed, train_limit, test_limit, download)
     found = _build(source, request)
     parts = {"train": found.train, "test": found.test}
     limits = {"train": train_limit, "test": test_limit}
@@ -96,7 +96,7 @@ def prepare(
         "source": source,
         "task": found.task,
         "classes": list(found.classes[:kept]),
-        "outputs": found.outputs if classes is None else classes,
+        "outputs": found.outputs if kept == len(found.classes) else kept,
         "mean": [0.0] * 3,
         "std": [0.0] * 3,
         "void": VOID,
@@ -137,10 +137,10 @@ def _build(source: str, request: Request) -> Source:
 
 def _first_classes(source: Source, classes: int | None) -> int:
     """Return how many classes to keep."""
-    if classes is None:
+    if classes is None or source.cut:
         return len(source.classes)
     if source.task != "classification":
-        raise FgpError(f"classes {classes}: only a classification set can be cut down to its first classes")
+        raise FgpError(f"classes {classes}: only a classification set and scenes can be cut down to the first classes")
     if not 2 <= classes <= len(source.classes):
         raise FgpError(f"classes {classes}: this source has {len(source.classes)}; ask for 2 to {len(source.classes)}")
     return classes
@@ -184,8 +184,7 @@ def _write(
                     for channel in range(3):
                         histogram[channel] += np.bincount(planes[channel].ravel(), minlength=256)
         mean, std = _statistics(histogram)
-        origin = metadata["provenance"] | {"content": writer.digest()}
-        writer.finish(metadata | {"mean": mean, "std": std, "provenance": origin})
+        writer.finish(metadata | {"mean": mean, "std": std})
 
 
 def _samples(part: Part, indices: np.ndarray, size: tuple[int, int] | None) -> Iterator[Sample]:

@@ -1,8 +1,9 @@
 """Source `scenes`: generated pictures of several handwritten digits before clutter, for segmentation; nothing to download.
 
-A scene is drawn from the back to the front: a smooth random texture, strokes and blobs, fragments of digits (less than half of
-one, labelled background), then two to four whole digits at random size, place, tilt and colour. Scene i of a split depends on the
-seed, the split and i alone. Train scenes show training digits only, test scenes test digits only (`fgp.data.digits.read_digits`).
+A scene is drawn from the back to the front: a smooth random texture, at most one stroke or blob, at most one fragment of a digit
+(less than half of it, labelled background), then two or three whole digits (one where a second found no room) at random size,
+place, tilt and colour. Scene i of a split depends on the seed, the split, i and the number of classes alone. Train scenes show
+training digits only, test scenes test digits only (`fgp.data.digits.read_digits`).
 """
 
 from dataclasses import dataclass
@@ -15,20 +16,22 @@ from fgp.data.header import VOID
 from fgp.data.source import Request, Sample, Source
 from fgp.errors import FgpError
 
-BACKGROUND = 10
+DIGITS = 10
 DEFAULT_SIZE = (48, 64)
 DEFAULT_COUNTS = {"train": 600, "test": 150}
 INSIDE = 0.6
 
-_DIGITS = (2, 4)
+_DIGITS = (2, 3)
 _FRAGMENTS = (0, 1)
-_SHAPES = (0, 2)
-_SIDE = (0.7, 0.9)
-_ASPECT = (0.75, 0.9)
+_SHAPES = (0, 1)
+_SIDE = (0.8, 1.0)
+_ASPECT = (0.6, 0.75)
 _TILT = 5.0
 _ATTEMPTS = 12
 _MOST_OVERLAP = 0.05
 _NOISE = 0.02
+_FAINTEST_INK = 0.1
+_FULL_INK = 0.3
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ScenePart:
-    """Scenes of one split. `pool` holds the digit numbers that may appear, one array a class."""
+    """Scenes of one split. `pool` holds the numbers of the digits that may appear, an array a class; background comes after."""
 
     images: np.ndarray
     pool: tuple[np.ndarray, ...]
@@ -85,22 +88,27 @@ class ScenePart:
 def scenes(request: Request) -> Source:
     """Build source `scenes`: 600 train and 150 test scenes of 48x64 unless limits and a size (at least 16x16) are given.
 
-    Labels 0 to 9 are the digits, 10 is the background, 255 the soft borders of digits.
+    Labels 0 to 9 are the digits, 10 is the background, 255 the soft borders of digits. Where `request.classes` asks for the first
+    N digits only, no other digit or fragment of one is drawn, and the background is class N.
 
     Raises:
-        FgpError: the size is below 16x16.
+        FgpError: the size is below 16x16, or the number of digits is not 2 to 10.
     """
     size = request.size or DEFAULT_SIZE
     if min(size) < 16:
         raise FgpError(f"size {size[0]} {size[1]}: a scene needs at least 16x16 pixels")
+    count = DIGITS if request.classes is None else request.classes
+    if not 2 <= count <= DIGITS:
+        raise FgpError(f"classes {count}: scenes show {DIGITS} digits; ask for the first 2 to {DIGITS}")
     images, digit_labels, train = read_digits()
     first_and_last = {"train": (0, train), "test": (train, len(images))}
     counts = {"train": request.train_limit, "test": request.test_limit}
     parts = {}
     for number, (split, (first, last)) in enumerate(first_and_last.items()):
-        pool = tuple(first + np.flatnonzero(digit_labels[first:last] == digit) for digit in range(10))
+        pool = tuple(first + np.flatnonzero(digit_labels[first:last] == digit) for digit in range(count))
         parts[split] = ScenePart(images, pool, counts[split] or DEFAULT_COUNTS[split], size, (request.seed, number))
-    return Source(task="segmentation", classes=(*"0123456789", "background"), outputs=11, **parts)
+    classes = (*map(str, range(count)), "background")
+    return Source(task="segmentation", classes=classes, outputs=len(classes), cut=True, **parts)
 
 
 def coverage(image: np.ndarray, placement: Placement) -> np.ndarray:
@@ -121,12 +129,12 @@ def coverage(image: np.ndarray, placement: Placement) -> np.ndarray:
     ink = np.asarray(
         padded.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC), dtype=np.float32
     )
-    return np.clip((ink / 255 - 0.3) / 0.3, 0, 1)
+    return np.clip((ink / 255 - _FAINTEST_INK) / (_FULL_INK - _FAINTEST_INK), 0, 1)
 
 
 def _draw(rng: np.random.Generator, images: np.ndarray, pool: tuple[np.ndarray, ...], size: tuple[int, int]) -> Scene:
     canvas = _shapes(rng, _texture(rng, size))
-    labels = np.full(size, BACKGROUND, dtype=np.uint8)
+    labels = np.full(size, len(pool), dtype=np.uint8)
     fragments = tuple(_place(rng, pool, size)[0] for _ in range(rng.integers(*_FRAGMENTS, endpoint=True)))
     for placement in fragments:
         _paint(rng, canvas, placement, coverage(images[placement.digit], placement) * _less_than_half(rng, placement))
@@ -182,7 +190,7 @@ def _shapes(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 def _place(rng: np.random.Generator, pool: tuple[np.ndarray, ...], size: tuple[int, int]) -> tuple[Placement, int]:
     """Choose a digit and a box inside the canvas; return the digit's label too."""
-    label = int(rng.integers(10))
+    label = int(rng.integers(len(pool)))
     height = int(rng.uniform(*_SIDE) * min(size))
     width = int(height * rng.uniform(*_ASPECT))
     top, left = (int(rng.integers(0, total - side + 1)) for total, side in zip(size, (height, width), strict=True))
@@ -193,9 +201,9 @@ def _free_place(rng: np.random.Generator, pool: tuple[np.ndarray, ...], labels: 
     """Choose a digit and a box that hides little of the digits drawn so far; None if none was found."""
     for _ in range(_ATTEMPTS):
         placement, label = _place(rng, pool, labels.shape)
-        if (labels[placement.box] != BACKGROUND).mean() <= _MOST_OVERLAP:
+        if (labels[placement.box] != len(pool)).mean() <= _MOST_OVERLAP:
             return placement, label
-    return None, BACKGROUND
+    return None, len(pool)
 
 
 def _less_than_half(rng: np.random.Generator, placement: Placement) -> np.ndarray:

@@ -11,10 +11,11 @@ from fgp.errors import FgpError
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `prepare` that a source may need; `size` is (H, W) or None."""
+    """The arguments of `prepare` that a source may need; `size` is (H, W) or None, `classes` how many of the first are kept."""
 
     root: Path | None
     size: tuple[int, int] | None = None
+    classes: int | None = None
     seed: int = 0
     train_limit: int | None = None
     test_limit: int | None = None
@@ -61,7 +62,11 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before preparation. `default_size`, (H, W), is what images are resized to when no size is asked for."""
+    """A data set before preparation.
+
+    `default_size`, (H, W), is what images are resized to when no size is asked for; `cut` says that the source has left out
+    itself the classes that `Request.classes` does not ask for.
+    """
 
     task: str
     classes: tuple[str, ...]
@@ -69,6 +74,7 @@ class Source:
     train: Part
     test: Part
     default_size: tuple[int, int] | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "squeue": "slurm-client", "munged": "munge"}
@@ -48,23 +48,25 @@ PartitionName=main Nodes=ALL Default=YES
 GRES_CONF = "NodeName=localhost Name=gpu File={folder}/gpu[0-1]\n"
 
 
-class NoSlurmError(Exception):
+class NoPackagesError(Exception):
+    """What a test needs of the system is not to be had on this machine; the message says why."""
+
+
+class NoSlurmError(NoPackagesError):
     """No SLURM can be started on this machine; the message says why."""
 
 
-def install() -> None:
-    """Install Debian's SLURM and munge where they are missing.
+def install(packages: Mapping[str, str] = PACKAGES) -> None:
+    """Install Debian's packages, {command: package}, whose command is missing; by default SLURM and munge.
 
     Raises:
-        NoSlurmError: not root, no apt, or the packages cannot be had.
+        NoPackagesError: not root, no apt, or the packages cannot be had.
     """
-    missing = sorted(package for command, package in PACKAGES.items() if not shutil.which(command))
-    if os.geteuid() != 0:
-        raise NoSlurmError("a SLURM of one's own needs root")
+    missing = sorted(package for command, package in packages.items() if not shutil.which(command))
     if not missing:
         return
-    if not shutil.which("apt-get"):
-        raise NoSlurmError(f"{', '.join(missing)} not installed, and no apt-get to install with")
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise NoPackagesError(f"{', '.join(missing)} not installed, and no apt-get to install with, or not as root")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
     for preparation in ([], ["apt-get", "update", "--quiet"]):
@@ -73,7 +75,7 @@ def install() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode == 0:
             return
-    raise NoSlurmError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    raise NoPackagesError(f"{' '.join(command)} failed: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager

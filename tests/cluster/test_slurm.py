@@ -39,7 +39,7 @@ def _cluster():
         slurm_cluster.install()
         with slurm_cluster.running():
             yield
-    except slurm_cluster.NoSlurmError as reason:
+    except slurm_cluster.NoPackagesError as reason:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(reason))
 
 

@@ -70,7 +70,9 @@ class Dataset(_Section):
     size: Annotated[int | tuple[int, int] | None, AfterValidator(_sides)] = Field(
         None, description="resize to this side, or [height, width], in pixels; null: as they are"
     )
-    classes: int | None = Field(None, ge=2, description="keep only the first so many classes (classification)")
+    classes: int | None = Field(
+        None, ge=2, description="keep only the first so many classes (classification, and the digits of scenes)"
+    )
     train_limit: int | None = Field(None, ge=1, description="use only so many training images")
     test_limit: int | None = Field(None, ge=1, description="use only so many test images")
     seed: Seed = Field(0, description="seed of the limits and of generated images")

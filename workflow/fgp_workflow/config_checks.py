@@ -117,8 +117,8 @@ def _wrong_data(config: Config, name: str, dataset: Dataset) -> Iterator[str]:
     task, there = KNOWN.get(source, ("classification", None))
     if source.startswith("folder:") and (not (folder := source[7:]) or folder in (".", "..") or set(folder) & {"/", "\\"}):
         yield f"{key}.source: {source!r}; after folder: comes the name of a folder or zip directly below the data root"
-    if dataset.classes and task == "segmentation":
-        yield f"{key}.classes: only a classification set can be cut down to its first classes; remove it"
+    if dataset.classes and task == "segmentation" and source != "scenes":
+        yield f"{key}.classes: only a classification set and scenes can be cut down to their first classes; remove it"
         return
     if dataset.classes and there and dataset.classes > there:
         yield f"{key}.classes: {dataset.classes}, but {source} has {there}; give 2 to {there}"

@@ -81,7 +81,7 @@ class Keys:
         section = self.experiment.datasets[dataset]
         root = self.experiment.config.data_root or os.environ.get("FGP_DATA")
         reader = SOURCES[section.source].__module__ if section.source in SOURCES else _FOLDERS
-        settings = f"{self.settings.data(dataset)} {_hash(json.dumps(listing(section.source, root)))}"
+        settings = f"{_hash(json.dumps(listing(section.source, root)))} {self.settings.data(dataset)}"
         return self._stage("data", settings, ("fgp.cli.data", reader), (), _READERS)
 
     def budgets(self, task: str) -> Stage:

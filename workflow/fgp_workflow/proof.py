@@ -1,4 +1,4 @@
-"""Whether a result is one of this configuration: its key is the one that the configuration gives its stage now.
+"""Whether a result is one of this configuration: it and what led to it have the keys that the configuration gives the stages now.
 
 And whether the results fit together: two that name the same stage must have read the same tensors from it. The digests protect
 against accidents, such as files of two runs in one folder, not against forgery.
@@ -37,7 +37,7 @@ class Proof:
         if cell not in self._cells:
             raise _refusal(path, f"this configuration has no cell {cell.task} {cell.path}")
         recorded = metrics["provenance"]
-        accepted = self._check(path, recorded, self._keys.cell(cell.task, seed, cell.method, cell.selection))
+        accepted = self._check(path, recorded, self._keys.cell(cell.task, seed, cell.method, cell.selection).way())
         for stage in provenance.chain(recorded):
             self._check_tensors(path, stage)
         self._networks[cell.task, str(seed), cell.path] = recorded.get("digest")
@@ -51,7 +51,7 @@ class Proof:
         """
         task, seed = Path(path).parts[-3], Path(path).parts[-2].removeprefix("seed")
         recorded = content["provenance"]
-        accepted = self._check(path, recorded, self._keys.measure(task, seed))
+        accepted = self._check(path, recorded, [self._keys.measure(task, seed)])
         measured = recorded.get("networks")
         for (of_task, of_seed, name), digest in self._networks.items():
             found = measured.get(name) if isinstance(measured, dict) else None
@@ -59,30 +59,30 @@ class Proof:
                 raise _refusal(path, f"it measured another network {name} than the one that lies there")
         return accepted
 
-    def _check(self, path: str | os.PathLike, recorded: dict, stage: Stage) -> bool:
-        found = recorded.get("key")
-        if found == stage.key:
-            return False
-        if not isinstance(found, str):
+    def _check(self, path: str | os.PathLike, recorded: dict, way: list[Stage]) -> bool:
+        """Check a result by the stages that led to it, the last one its own; return whether other code made one of them."""
+        if not isinstance(recorded.get("key"), str):
             raise _refusal(path, "it was not made by this workflow: it has no key")
-        same_settings = halves(found)[0] == halves(stage.key)[0]
-        if same_settings and self._accept_code:
+        ran = [key for stage in provenance.chain(recorded) if (key := stage.get("key"))]
+        if recorded["key"] == way[-1].key and {stage.key for stage in way} <= {*ran}:
+            return False
+        settings = {halves(key)[0] for key in ran}
+        foreign = [stage for stage in way if halves(stage.key)[0] not in settings]
+        if foreign or halves(recorded["key"])[0] != halves(way[-1].key)[0]:
+            raise _refusal(path, self._difference(recorded, (foreign or way[-1:])[0]))
+        if self._accept_code:
             return True
-        raise _refusal(path, self._difference(recorded, stage, same_settings), same_settings)
+        first = next((stage for stage in way if stage.key not in ran), way[-1])
+        raise _refusal(path, f"fgp {first.name} was run with other code than the present", code_alone=True)
 
-    def _difference(self, recorded: dict, stage: Stage, same_settings: bool) -> str:
-        """Say which is the first stage that differs, and in which of its settings."""
-        known = {entry.get("key") for entry in provenance.chain(recorded)}
-        half = 1 if same_settings else 0
-        ran = {halves(key)[half] for key in known if key}
-        first = next((part for part in stage.way() if halves(part.key)[half] not in ran), stage)
-        if same_settings:
-            return f"fgp {first.name} was run with other code than the present"
+    def _difference(self, recorded: dict, first: Stage) -> str:
+        """Say that a stage was run with other settings, and which were asked for, where that is seen."""
         commands = [entry.get("command") or "" for entry in provenance.chain(recorded)]
         commands = [command for command in commands if command.split()[1:2] == [first.name]]
         asked = [flag for flag in _flags(first.settings) if not any(flag in _flags(command) for command in commands)]
         what = f"; asked for {' '.join(asked)}" if commands and asked else ""
-        return f"fgp {first.name} was run with other settings than this configuration has{what}"
+        settings = "settings, or other files in the data root," if first.name == "data" else "settings"
+        return f"fgp {first.name} was run with other {settings} than this configuration has{what}"
 
     def _check_tensors(self, path: str | os.PathLike, stage: dict) -> None:
         key, digest = stage.get("key"), stage.get("digest")
@@ -95,17 +95,17 @@ class Proof:
 
 
 def _flags(command: str) -> list[str]:
-    """Return the flags of a command line, each with its values."""
+    """Return the flags of a command line, each with its values; not what stands before them."""
     flags: list[list[str]] = [[]]
     for word in command.split():
         if word.startswith("--"):
             flags.append([])
         flags[-1].append(word)
-    return [" ".join(words) for words in flags if words]
+    return [" ".join(words) for words in flags[1:]]
 
 
 def _refusal(path: str | os.PathLike, reason: str, code_alone: bool = False) -> FgpError:
-    advice = "run snakemake again, which makes what is missing or stale"
+    advice = "run snakemake again, which makes what is missing or stale, with --force and this path if it takes it for finished"
     if code_alone:
         advice += "; or keep it, which every table then says: --config accept_code=true"
     return FgpError(f"{path}: no result of this configuration as it is now: {reason}; {advice}")

@@ -9,7 +9,7 @@ from fgp.errors import FgpError
 from fgp_workflow import budgets, rate_limit, run_lock
 from fgp_workflow.config import load
 from fgp_workflow.config_checks import too_many_threads
-from fgp_workflow.experiment import Experiment, facts, kind
+from fgp_workflow.experiment import Experiment, facts, kind, module
 from fgp_workflow.inputs import check_repeated_keys
 from fgp_workflow.keys import Keys, recorded
 from fgp_workflow.layout import Layout
@@ -61,6 +61,11 @@ def scored_by(wildcards):
     """The network that a method scores: that of its own training, or the dense one."""
     own = kind(wildcards.method).own_network
     return (PATHS.method(own) if own else PATHS.dense()).format(**wildcards)
+
+
+def repairs(wildcards):
+    """Whether a method adjusts the weights that stay, for which it looks at images; else pruning is a matter of seconds."""
+    return hasattr(module(wildcards.method), "repair")
 
 
 def resolved(config):

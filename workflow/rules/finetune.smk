@@ -15,6 +15,8 @@ rule finetune:
         PATHS.run("benchmarks", "finetune", "{task}-seed{seed}-{method}-{selection}.tsv")
     wildcard_constraints:
         method=through("finetune"),
+    group:
+        "cell"
     conda:
         "../../environment.yml"
     threads: CONFIG.threads

@@ -13,19 +13,22 @@ rule prune:
         PATHS.run("logs", "prune", "{task}-seed{seed}-{method}-{selection}.log"),
     wildcard_constraints:
         method=through("prune"),
+    group:
+        "cell"
     conda:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        gpu=GPU,
-        gpu_mem_mb=gpu_mem_mb,
+        gpu=lambda wildcards: GPU if repairs(wildcards) else 0,
+        gpu_mem_mb=lambda wildcards: gpu_mem_mb(wildcards) if repairs(wildcards) else 0,
     params:
+        on_gpu=lambda wildcards: "$ON_GPU" if repairs(wildcards) else "",
         settings=lambda wildcards: SETTINGS.prune(wildcards.task, wildcards.method, wildcards.selection),
         device=CONFIG.device,
         key=lambda wildcards: KEYS.prune(wildcards.task, wildcards.seed, wildcards.method, wildcards.selection).key,
     message:
         "prune {wildcards.task} seed {wildcards.seed} {wildcards.method} {wildcards.selection}"
     shell:
-        "FGP_KEY={params.key} $ON_GPU python -m fgp prune --data {input.data} --weights {input.weights} --scores {input.scores}"
+        "FGP_KEY={params.key} {params.on_gpu} python -m fgp prune --data {input.data} --weights {input.weights} --scores {input.scores}"
         " {params.settings} --seed {wildcards.seed} --device {params.device}"
         " --write-plan {output.plan} --out {output.weights} > {log} 2>&1"

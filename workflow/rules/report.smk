@@ -5,7 +5,7 @@ rule table:
     input:
         cells=PATHS.run("cells.csv"),
         config=PATHS.run("config.yaml"),
-        printed=PRINTED,
+        printed=local(PRINTED),
     output:
         report(
             PATHS.run("tables", "table{table}.html"),
@@ -38,7 +38,7 @@ rule table:
     message:
         "table {wildcards.table}"
     shell:
-        "python -m fgp_workflow.tables --cells {input.cells} --config {input.config} --paper {input.printed}"
+        "python -m fgp_workflow.tables --cells {input.cells} --config {input.config} --paper {input.printed:q}"
         " --table {wildcards.table} --out-dir {params.folder} > {log} 2>&1"
 
 
@@ -46,7 +46,7 @@ rule figure:
     input:
         cells=PATHS.run("cells.csv"),
         config=PATHS.run("config.yaml"),
-        printed=PRINTED,
+        printed=local(PRINTED),
     output:
         PATHS.run("figures", "fig{figure}.pdf"),
         report(
@@ -113,7 +113,7 @@ rule report:
     input:
         TABLES,
         FIGURES,
-        captions=sorted(map(str, Path(workflow.basedir).glob("workflow/report/*.rst"))),
+        captions=local(sorted(map(str, Path(workflow.basedir).glob("workflow/report/*.rst")))),
         config=PATHS.run("config.yaml"),
     output:
         PATHS.run("report.html"),
