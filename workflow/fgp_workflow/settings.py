@@ -44,9 +44,8 @@ class Settings:
         words += [] if about.start == "dense" else self._network(task)
         if about.kind == "gradual":
             words += ["--selection", selection, *self._tied(task)]
-        return _join(
-            words + self._tags(task, method, selection) + self._training(own_recipe(self.experiment.tasks[task], method))
-        )
+        recipe = own_recipe(self.experiment.tasks[task], method)
+        return _join(words + self._tags(task, method, selection) + self._training(recipe))
 
     def score(self, task: str, method: str) -> str:
         """Settings of `fgp score`."""
