@@ -41,6 +41,7 @@ CONFIG = {
     "figures": {"fig1": {"task": VGG}, "fig3a": {"task": VGG, "k": [0.4]}},
 }
 MACS = "macs-0.5000"
+REACH = {"dense_macs": 100, "least_macs": {"inside": {"1": 1}, "tied": {"1": 1}}}
 OF_FGP = (MACS, "cumulative-0.40", "count-0.40")
 
 # What follows a stage, from behind.
@@ -154,6 +155,7 @@ SETTINGS = {
     "scoring/images": (50, SCORED | CONFIGURED),
     "latency/seconds": (0.5, measured(VGG) | measured(RESNET) | CONFIGURED),
     "datasets/digits32/train_limit": (500, DATA_VGG | CONFIGURED),
+    "datasets/digits32/download": (True, CONFIGURED),
     "figures/fig1/channels": (4, MAPS | CONFIGURED),
     "figures/fig3a/k": ([0.8], pruned("fgp", "cumulative-0.80") | CONFIGURED),
     "threads": (2, set()),
@@ -199,6 +201,16 @@ class Project:
     def touch(self):
         """Let Snakemake take everything for finished, as the configuration, the code and the data are now."""
         self._snakemake("all", "--touch", "--forceall")
+
+    def finish(self):
+        """Let the outputs hold the keys that their rules would write into them now."""
+        from fgp.files import write_sealed  # here, because the processes of `plan` import this module before the copied project
+
+        shown = self._snakemake("all", "-n", "--forceall", "--printshellcmds", "--logger", "fgp")
+        for key, words in re.findall(r"FGP_KEY=(\S+) (.+)", shown):
+            for output in re.findall(r"--(?:out|metrics) (\S+)", words):
+                write_sealed(self.folder / output, {"provenance": {"key": key}, **REACH})
+        self.touch()
 
     def configure(self, config):
         (self.folder / "config/tiny.yaml").write_text(yaml.safe_dump(config))
@@ -306,3 +318,26 @@ def test_an_edit_of_the_configuration_reruns_what_it_concerns(project, key):
     assert config != CONFIG
     with edited(project.folder / "config/tiny.yaml", yaml.safe_dump(config)):
         assert project.jobs() == expected
+
+
+def test_accepted_code_reruns_only_what_says_that_it_was_accepted(project):
+    path, config = project.folder / "fgp/evaluate.py", project.folder / "config/tiny.yaml"
+    with edited(config, yaml.safe_dump(CONFIG | {"accept_code": True})):
+        project.finish()
+        assert project.jobs() == set()
+        with edited(path, path.read_text() + "\n\nEDITED = 1\n"):
+            assert project.jobs() == CELLS
+        assert project.jobs() == set()
+    project.touch()
+
+
+def test_a_method_whose_rule_is_missing_is_told_though_tables_of_an_earlier_run_are_there(project):
+    config, method = project.folder / "config/tiny.yaml", project.folder / "baselines/toy.py"
+    method.write_text('"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n')
+    try:
+        with edited(config, yaml.safe_dump(CONFIG | {"methods": [*CONFIG["methods"], "toy"]})):
+            for target in ("all_tables", "all_figures", "all"):
+                with pytest.raises(AssertionError, match=r"Missing input files for rule prune:[^?]*toy/scores\.safetensors"):
+                    project._snakemake(target, "--dry-run")
+    finally:
+        method.unlink()

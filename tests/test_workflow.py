@@ -108,6 +108,8 @@ def test_there_are_about_a_dozen_rules(project):
     rules = project.snakemake("--list-rules", "--quiet").stdout.split()
     assert {"data", "train", "score", "prune", "finetune", "measure", "collect"} <= set(rules)
     assert len(rules) <= 20
+    profiles = [yaml.safe_load(path.read_text()) for path in (ROOT / "profiles").glob("*/config.yaml")]
+    assert {rule for profile in profiles for rule in profile.get("set-resources", {})} == {"measure"}
 
 
 def test_what_jobs_take_of_the_declared_gpus(project):

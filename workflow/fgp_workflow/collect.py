@@ -14,7 +14,6 @@ from fgp.errors import FgpError, exit_status
 from fgp.files import read_sealed
 from fgp.metrics import read_metrics
 from fgp_workflow.cells import COLUMNS, KEYS, LATENCY, frame, latency_column, named, write
-from fgp_workflow.experiment import Experiment
 from fgp_workflow.inputs import read_experiment
 from fgp_workflow.layout import Layout
 
@@ -143,21 +142,6 @@ def _joined(row: dict, latency: dict) -> dict[str, object]:
     return {"accepted_code": bool(commits), "accepted_commits": " ".join(commits) or None}
 
 
-def files(experiment: Experiment, folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the metrics and the latency files of every cell of an experiment, below the folder of its run."""
-    metrics = [
-        folder / _BELOW.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
-        for cell in experiment.cells
-        for seed in experiment.seeds_of(cell.task)
-    ]
-    latency = [
-        folder / _BELOW.of_seed("latency.json").format(task=task, seed=seed)
-        for task in experiment.config.tasks
-        for seed in experiment.seeds_of(task)
-    ]
-    return metrics, latency
-
-
 def _mapping(parent: dict, key: str, path: str | os.PathLike) -> dict:
     if not isinstance(parent.get(key), dict):
         raise FgpError(f"{path}: key {key}: expected an object; measure again")
@@ -199,8 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from fgp_workflow.proof import Proof
 
             proof = Proof(experiment, args.accept_code)
-            for given, own in zip((metrics, latency), files(experiment, Path(args.config).parent), strict=True):
-                given += own
+            paths = Layout(str(Path(args.config).parent))
+            metrics += paths.metrics(experiment)
+            latency += paths.latencies(experiment)
         if not metrics:
             raise FgpError("--metrics, --config: no metrics.json given")
         holes = {} if args.missing_ok else None

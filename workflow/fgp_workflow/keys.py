@@ -144,6 +144,14 @@ class Keys:
         settings = f"{self.settings.measure()} --device {self.experiment.config.device}"
         return self._stage("measure", settings, ("fgp.cli.measure", *networks), (self._data(task), *made))
 
+    def results(self) -> str:
+        """Return a hash of the keys of all cells and measurements."""
+        experiment = self.experiment
+        seeds = [(cell, seed) for cell in experiment.cells for seed in experiment.seeds_of(cell.task)]
+        stages = [self.cell(cell.task, seed, cell.method, cell.selection) for cell, seed in seeds]
+        stages += [self.measure(task, seed) for task in experiment.config.tasks for seed in experiment.seeds_of(task)]
+        return _hash(*(stage.key for stage in stages))
+
     def code(self, *modules: str) -> str:
         """Return a hash of code that reads results: collection, tables, figures; readers of data sets have no part in it."""
         return codehash.of(*modules, but=_READERS)

@@ -1,6 +1,12 @@
 """The layout of `results/<run>/`: every path as a pattern with the wildcards of the rules."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fgp_workflow.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,16 @@ class Layout:
     def cell(self, name: str) -> str:
         """A file of one cell: `plan.json`, `pruned.safetensors`, `model.safetensors`, `curve.csv`, `metrics.json`."""
         return self.of_seed("{method}", "{selection}", name)
+
+    def metrics(self, experiment: Experiment) -> list[str]:
+        """The metrics files of all cells."""
+        return [
+            self.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
+            for cell in experiment.cells
+            for seed in experiment.seeds_of(cell.task)
+        ]
+
+    def latencies(self, experiment: Experiment) -> list[str]:
+        """The latency files of all tasks of the configuration, without those of the class sweep."""
+        tasks = experiment.config.tasks
+        return [self.of_seed("latency.json").format(task=task, seed=seed) for task in tasks for seed in experiment.seeds_of(task)]

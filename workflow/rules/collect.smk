@@ -19,16 +19,8 @@ rule configuration:
 
 rule collect:
     input:
-        metrics=[
-            PATHS.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
-            for cell in EXPERIMENT.cells
-            for seed in EXPERIMENT.seeds_of(cell.task)
-        ],
-        latency=[
-            PATHS.of_seed("latency.json").format(task=task, seed=seed)
-            for task in CONFIG.tasks
-            for seed in EXPERIMENT.seeds_of(task)
-        ],
+        metrics=CELLS,
+        latency=PATHS.latencies(EXPERIMENT),
         config=PATHS.run("config.yaml"),
     output:
         PATHS.run("cells.csv"),
@@ -38,6 +30,7 @@ rule collect:
         "../../environment.yml"
     params:
         accept="--accept-code" if CONFIG.accept_code else "",
+        present=Keys(EXPERIMENT).results() if CONFIG.accept_code else "",  # the table says which cells other code made
         code=KEYS.code("fgp_workflow.collect"),
     message:
         "collect the cells"

@@ -32,6 +32,7 @@ except FgpError as error:
     raise WorkflowError(str(error)) from None
 
 GPU = 0 if CONFIG.device == "cpu" else 1
+CELLS = PATHS.metrics(EXPERIMENT)
 TABLES = expand(PATHS.run("tables", "table{table}.{format}"), table=EXPERIMENT.tables, format=["csv", "md", "tex", "html"])
 FIGURES = expand(PATHS.run("figures", "fig{figure}.{format}"), figure=EXPERIMENT.figures, format=["pdf", "png"])
 PRINTED = f"{workflow.basedir}/config/printed/tables.yaml"
@@ -116,16 +117,11 @@ def print_results():
 
 def print_missing():
     """Say, after a failure, which cells are missing and which commands get them, or tables without them."""
-    wanted = {
-        PATHS.cell("metrics.json").format(task=cell.task, seed=seed, method=cell.method, selection=cell.selection)
-        for cell in EXPERIMENT.cells
-        for seed in EXPERIMENT.seeds_of(cell.task)
-    }
-    holes = sorted(str(Path(path).parent.relative_to(PATHS.root)) for path in wanted if not Path(path).exists())
+    holes = sorted(str(Path(path).parent.relative_to(PATHS.root)) for path in CELLS if not Path(path).exists())
     if not holes:
         return
     lines = [
-        f"{len(holes)} of {len(wanted)} cells are missing; the failed jobs say why:",
+        f"{len(holes)} of {len(CELLS)} cells are missing; the failed jobs say why:",
         *(f"    {cell}" for cell in holes[:20]),
     ]
     if len(holes) > 20:

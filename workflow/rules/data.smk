@@ -1,4 +1,5 @@
-# Read a data set, whatever its source, and write it as one file.
+# Read a data set, whatever its source, and write it as one file. Whether it may be downloaded is a resource, because a change of
+# resources repeats nothing.
 
 
 rule data:
@@ -10,14 +11,15 @@ rule data:
         PATHS.run("benchmarks", "data", "{dataset}.tsv")
     conda:
         "../../environment.yml"
+    resources:
+        download=lambda wildcards: "--download" if EXPERIMENT.datasets[wildcards.dataset].download else "",
     params:
         settings=lambda wildcards: SETTINGS.data(wildcards.dataset),
-        download=lambda wildcards: "--download" if EXPERIMENT.datasets[wildcards.dataset].download else "",
         key=lambda wildcards: KEYS.data(wildcards.dataset).key,
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "FGP_KEY={params.key} python -m fgp data {params.settings} {params.download} --out {output} > {log} 2>&1"
+        "FGP_KEY={params.key} python -m fgp data {params.settings} {resources.download} --out {output} > {log} 2>&1"
 
 
 # How few MACs a task's network can be pruned to, and whether the budgets asked for are within; nothing is trained before that is
