@@ -333,7 +333,8 @@ def test_accepted_code_reruns_only_what_says_that_it_was_accepted(project):
 
 def test_a_method_whose_rule_is_missing_is_told_though_tables_of_an_earlier_run_are_there(project):
     config, method = project.folder / "config/tiny.yaml", project.folder / "baselines/toy.py"
-    method.write_text('"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n')
+    facts = 'from fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n'
+    method.write_text(f'"""Toy: none. Paper: none. Source: none."""\n\n{facts}')
     try:
         with edited(config, yaml.safe_dump(CONFIG | {"methods": [*CONFIG["methods"], "toy"]})):
             for target in ("all_tables", "all_figures", "all"):

@@ -13,8 +13,8 @@ DOWNLOADED = 946684800
 def listing(source: str, root: str | os.PathLike | None) -> list[tuple[str, int, int]]:
     """Return (path below the root, bytes, time of modification in ns) of every file that a source is read from, sorted.
 
-    That is the zip or else the folder of the source's name, without hidden files. Official archives, whose checksums are looked at
-    whenever they are read, are left out, and so is what `download` has made: the list is the same before and after. [] where
+    That is the zip or else the folder of the source's name, without hidden files. Official archives, whose checksums are looked
+    at whenever they are read, are left out, and so is what `download` has made: the list is the same before and after. [] where
     there is nothing, or no folder that can be read.
 
     Args:
