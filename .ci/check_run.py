@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from fgp_workflow.collect import files
 from fgp_workflow.experiment import Experiment
 from fgp_workflow.inputs import read_experiment
+from fgp_workflow.layout import Layout
 from torch import Tensor, nn
 
 from fgp import data
@@ -67,7 +67,8 @@ def chance_problems(cells: pd.DataFrame, chances: Mapping[str, float]) -> list[s
 
 def missing(experiment: Experiment, root: Path) -> list[str]:
     """Return a line for each file that is not there or empty, below `results/<run>`."""
-    wanted = [*files(experiment, root)[0], *files(experiment, root)[1]]
+    paths = Layout(str(root))
+    wanted = [Path(path) for path in paths.metrics(experiment) + paths.latencies(experiment)]
     wanted += [root / f"tables/table{table}.{form}" for table in experiment.tables for form in ("csv", "md", "tex", "html")]
     wanted += [root / f"figures/fig{figure}.{form}" for figure in experiment.figures for form in ("pdf", "png")]
     wanted += [root / "report.html", root / "cells.csv"]
@@ -76,9 +77,9 @@ def missing(experiment: Experiment, root: Path) -> list[str]:
 
 def strange(cells: pd.DataFrame, experiment: Experiment, root: Path) -> list[str]:
     """Return a line for whatever is wrong with a table of cells, whatever it was run for."""
-    problems = []
-    if len(cells) != len(files(experiment, root)[0]):
-        problems.append(f"cells.csv has {len(cells)} rows, the configuration {len(files(experiment, root)[0])} cells")
+    problems, asked = [], len(Layout(str(root)).metrics(experiment))
+    if len(cells) != asked:
+        problems.append(f"cells.csv has {len(cells)} rows, the configuration {asked} cells")
     main_cells = cells[cells.task.isin(experiment.config.tasks)]
     main_cells = main_cells.drop(columns=["before_percent", "score_seconds", "accepted_commits"])
     if main_cells.isna().any(axis=None):

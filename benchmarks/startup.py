@@ -31,14 +31,15 @@ COMMANDS = {
     PYTHON: (None, "-c pass"),
     TORCH: (None, "-c 'import torch'"),
     "fgp data": (None, "-m fgp data --source digits --train-limit 20 --test-limit 10 --out data.safetensors"),
+    "fgp budgets": (TORCH, f"-m fgp budgets {_NETWORK} {_DATA} --out budgets.json"),
     "fgp train": (TORCH, f"-m fgp train {_NETWORK} {_TRAINING} --out dense.safetensors --metrics dense.json"),
     "fgp score, L1": (TORCH, f"-m fgp score --method l1 {_SCORING} --out scores.safetensors"),
     "fgp score, FGP": (TORCH, f"-m fgp score --method fgp {_SCORING} --out fgp.safetensors"),
-    "fgp plan": (
+    "fgp prune": (
         TORCH,
-        f"-m fgp plan --scores scores.safetensors --weights dense.safetensors {_DATA} --selection macs-0.5 --out plan.json",
+        f"-m fgp prune --scores scores.safetensors --weights dense.safetensors {_DATA} --selection macs-0.5"
+        " --write-plan plan.json --out pruned.safetensors",
     ),
-    "fgp prune": (TORCH, f"-m fgp prune --weights dense.safetensors --plan plan.json {_DATA} --out pruned.safetensors"),
     "fgp finetune": (
         TORCH,
         f"-m fgp finetune --weights pruned.safetensors {_TRAINING} --out model.safetensors --metrics metrics.json",
@@ -46,7 +47,7 @@ COMMANDS = {
     "fgp stage, sparse": (TORCH, f"-m fgp stage --method slimming {_NETWORK} {_TRAINING} --out sparse.safetensors"),
     "fgp stage, gradual": (
         TORCH,
-        f"-m fgp stage --method frs --selection macs-0.9 {_NETWORK} {_TRAINING} --out masked.safetensors --plan masked.json",
+        f"-m fgp stage --method frs --selection macs-0.9 {_NETWORK} {_TRAINING} --out gradual.safetensors --plan gradual.json",
     ),
     "fgp evaluate": (TORCH, f"-m fgp evaluate {_DATA} --weights model.safetensors --device cpu"),
     "fgp measure": (

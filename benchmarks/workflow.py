@@ -21,10 +21,11 @@ from pathlib import Path
 
 import psutil
 import torch
-from fgp_workflow.inputs import read_config
+from fgp_workflow.experiment import DENSE, kind
 
 from benchmarks import harness
 from fgp.errors import FgpError
+from fgp.files import read_sealed
 from fgp.scoring.files import load_scores
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ rule job:
     output: "done/{number}"
     log: "logs/{number}.log"
     benchmark: "benchmarks/{number}.tsv"
-    params: code="0123456789ab"
+    params: key="0123456789ab"
     shell: "touch {output} > {log} 2>&1"
 """
 LOOP = 'mkdir -p done logs; for i in $(seq $0); do bash -c "set -euo pipefail; touch done/$i > logs/$i.log 2>&1"; done'
@@ -54,8 +55,8 @@ COLUMNS = "part what jobs seconds ratio cpu_seconds cpu_ratio peak_threads ms_a_
 PRINTED = tuple(COLUMNS.split())
 
 CPU = torch.device("cpu")
-WORKING = ("dense", "sparse", "gradual", "score", "finetune")
-"""Kinds of jobs that train or score; they take `threads` of the configuration, latency all cores, every other kind one."""
+WORKING = ("train", "sparse_training", "gradual", "score", "prune", "finetune", "scratch")
+"""Rules that take `threads` of the configuration; `measure` takes all cores, every other rule one."""
 
 
 @dataclass(frozen=True)
@@ -209,18 +210,19 @@ def call(folder: Path, *command: object, **variables: str) -> str:
 def demo(run: Path) -> list[dict[str, object]]:
     """Return the shares of a finished run's core-seconds (wall clock times cores).
 
-    Training is what the curves count (epochs, with what a method does inside them), scoring what the files of `fgp score` say. A
-    job counts with the cores it is given. Idle is what no job was given: Snakemake itself, and cores without a job to run.
+    Training is what the curves count (epochs, with what a method does inside them), scoring what the files of `fgp score` say;
+    the rest of a job is what it spends before and after. A job counts with the cores it is given. Idle is what no job was given:
+    Snakemake itself, and cores without a job to run.
 
     Raises:
         FgpError: there is no finished run in the folder, or it is not that of one call of Snakemake.
     """
     log = finished_log(run)
-    threads = min(read_config(run / "config.yaml")["threads"], log.cores)
-    cores = defaultdict(lambda: 1, dict.fromkeys(WORKING, threads) | {"latency": log.cores})
+    threads = min(threads_of(run), log.cores)
+    cores = defaultdict(lambda: 1, dict.fromkeys(WORKING, threads) | {"measure": log.cores})
     seconds, counts = job_seconds(run, log)
-    taken = {kind: cores[kind] * value for kind, value in seconds.items()}
-    useful = Counter({kind: threads * value for kind, value in training_seconds(run).items()})
+    taken = {rule: cores[rule] * value for rule, value in seconds.items()}
+    useful = Counter({rule: threads * value for rule, value in training_seconds(run).items()})
     useful["score"] = threads * scoring_seconds(run)
     whole = log.seconds * log.cores
 
@@ -229,10 +231,10 @@ def demo(run: Path) -> list[dict[str, object]]:
 
     outside = whole - useful.total()
     rows = [row("training", useful.total() - useful["score"]), row("scoring", useful["score"])]
-    rows += [row(f"rest of the jobs {kind}", taken.pop(kind) - useful[kind], counts[kind]) for kind in WORKING if kind in taken]
-    rows += [row(kind, taken.pop(kind, 0.0), counts[kind]) for kind in ("latency", "data")]
-    rows.append(row("collection, tables, figures, report", sum(taken.values()), sum(counts[kind] for kind in taken)))
-    rows.append(row("idle", whole - sum(cores[kind] * value for kind, value in seconds.items())))
+    rows += [row(f"rest of the jobs {rule}", taken.pop(rule) - useful[rule], counts[rule]) for rule in WORKING if rule in taken]
+    rows += [row(rule, taken.pop(rule, 0.0), counts[rule]) for rule in ("measure", "data", "budgets")]
+    rows.append(row("collection, tables, figures, report", sum(taken.values()), sum(counts[rule] for rule in taken)))
+    rows.append(row("idle", whole - sum(cores[rule] * value for rule, value in seconds.items())))
     total = row("outside training and scoring", outside, counts.total()) | {"wall_seconds": log.seconds, "cores": log.cores}
     return [*rows, total | harness.within(outside / whole, OUTSIDE_SHARE)]
 
@@ -267,43 +269,48 @@ def parse_log(text: str) -> Log:
     return Log(((24 * days + hours) * 60 + minutes) * 60 + seconds, cores, tuple(jobs))
 
 
-def job_seconds(run: Path, log: Log) -> tuple[Mapping[str, float], Counter[str]]:
-    """Return the seconds and the number of the jobs of each kind (`finetune-<task>-...` is of kind `finetune`).
+def threads_of(run: Path) -> int:
+    """Return the threads of a training, which are the same in all jobs of a run and do not stand in its configuration."""
+    metrics = next(run.glob(f"*/seed*/{DENSE[0]}/{DENSE[1]}/metrics.json"))
+    return read_sealed(metrics)["provenance"]["threads"]
 
-    The seconds are those of `benchmarks/<kind>/*.tsv`, or of the log where a rule has no such file.
+
+def job_seconds(run: Path, log: Log) -> tuple[Mapping[str, float], Counter[str]]:
+    """Return the seconds and the number of the jobs of each rule.
+
+    The seconds are those of `benchmarks/<rule>/*.tsv`, or of the log where a rule has no such file.
 
     Raises:
         FgpError: the files are not those of the jobs in the log.
     """
     counts, seconds = Counter(), Counter()
     for rule, duration in log.jobs:
-        kind = rule.split("-")[0]
-        counts[kind] += 1
-        seconds[kind] += duration
+        counts[rule] += 1
+        seconds[rule] += duration
     for folder in sorted(run.glob("benchmarks/*")):
         measured = [float(row["s"]) for path in folder.glob("*.tsv") for row in csv.DictReader(path.open(), delimiter="\t")]
         if len(measured) != counts[folder.name]:
             found = f"{len(measured)} jobs, Snakemake's log of the run has {counts[folder.name]}"
-            raise FgpError(f"{folder}: {found}; it was not made by one call: delete {run} and make it again")
+            raise FgpError(f"{folder}: {found}; it was not made by one call: give --run a run that was")
         seconds[folder.name] = sum(measured)
     return seconds, counts
 
 
 def training_seconds(run: Path) -> Counter[str]:
-    """Return the seconds of all epochs of a run, by kind of the job."""
+    """Return the seconds of all epochs of a run, by the rule of the job."""
     seconds = Counter()
+    own = {"gradual_curve.csv": "gradual", "sparse": "sparse_training", DENSE[0]: "train"}
     for path in run.glob("*/seed*/**/*curve.csv"):
         method, selection, name = path.parts[-3:]
-        own = {"gradual_curve.csv": "gradual", "sparse": "sparse", "dense": "dense"}
-        kind = own.get(name) or own.get(selection) or own.get(method) or "finetune"
-        seconds[kind] += sum(float(row["seconds"]) for row in csv.DictReader(path.open()))
+        rule = own.get(name) or own.get(selection) or own.get(method) or kind(method).rules[-1]
+        seconds[rule] += sum(float(row["seconds"]) for row in csv.DictReader(path.open()))
     return seconds
 
 
 def scoring_seconds(run: Path) -> float:
-    """Return the seconds of all `fgp score` of a run; scores that a training writes are part of it."""
+    """Return the seconds of all `fgp score` of a run; scores that a training left, without a look at images, are part of it."""
     facts = [load_scores(path)[1] for path in run.glob("*/seed*/*/scores.safetensors")]
-    return sum(fact["seconds"] for fact in facts if fact["provenance"]["command"].startswith("fgp score"))
+    return sum(fact["seconds"] for fact in facts if fact["images"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

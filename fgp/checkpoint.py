@@ -27,6 +27,7 @@ class _Metadata(BaseModel):
     spec: dict[str, Any] | None
     plan: dict[str, Indices] | None
     groups: dict[str, Annotated[int, Field(ge=1)]]
+    score_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 def save(model: nn.Module, path: str | os.PathLike, *, plan: dict | None = None, **extra: object) -> None:

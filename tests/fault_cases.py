@@ -51,6 +51,12 @@ CASES = {
         "prune --data data.safetensors --weights dense.safetensors --plan plan.json --out disk/out/pruned.safetensors",
         16,
     ),
+    "prune by scores": (
+        "prune --data data.safetensors --weights dense.safetensors --scores scores.safetensors --selection macs-0.5"
+        " --write-plan disk/out/plan.json --out disk/out/pruned.safetensors",
+        0,
+    ),
+    "budgets": ("budgets --network vgg16 --data data.safetensors --out disk/out/budgets.json", 0),
     "finetune": (
         f"finetune --data data.safetensors --weights pruned.safetensors {RECIPE} --out disk/out/model.safetensors",
         16,

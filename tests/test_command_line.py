@@ -149,8 +149,14 @@ def test_every_option_that_takes_a_list_is_known(parser):
 
 
 def test_the_targets_are_those_of_the_snakefile():
-    rules = set(re.findall(r"^rule (\w+):", SNAKEFILE_OF_THE_PROJECT.read_text(), re.MULTILINE))
-    assert rules == TARGETS
+    text = SNAKEFILE_OF_THE_PROJECT.read_text()
+    files = [SNAKEFILE_OF_THE_PROJECT, *(SNAKEFILE_OF_THE_PROJECT.parent / "workflow/rules").glob("*.smk")]
+    targets, rules = (
+        {name for file in found for name in re.findall(r"^rule (\w+):", file.read_text(), re.MULTILINE)}
+        for found in (files[:1], files)
+    )
+    assert targets <= TARGETS <= rules
+    assert set(re.findall(r"\w+", re.search(r"Targets: (.*) after a failure", text)[1])) == TARGETS
 
 
 @pytest.fixture(scope="module")

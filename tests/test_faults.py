@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from fault_cases import CASES, RECIPE
 from PIL import Image
-from test_workflow import TINY, TOY, Project
+from test_workflow import TINY, Project
+from test_workflow_methods import HEADER, SCORE
 
 from fgp import cli
 from fgp.errors import FgpError
 from fgp.files import atomic
 
 HERE = Path(__file__).parent
+TOY = HEADER.format(label="Toy criterion", facts='needs=frozenset({"weights"})') + SCORE
 NAMESPACE = ["unshare", "--mount", *["--map-root-user"] * (os.geteuid() != 0)]
 
 
@@ -51,7 +53,7 @@ def test_a_disk_that_takes_nothing(disks, case, fault, reason):
     assert status == 1
     assert "Traceback" not in said
     message = said.splitlines()[-1]
-    out = re.search(r"--out\S* (disk/out\S*)", CASES[case][0])[1]
+    out = re.search(r"disk/out\S*", CASES[case][0])[0]
     assert re.fullmatch(rf"\w+: error: {out}\S*: .*{reason}.*", message)
     assert left == ["filler"]
 
@@ -216,7 +218,7 @@ def test_the_summary_says_why_jobs_failed(tmp_path):
 def test_a_failing_cell_stops_its_dependants_only(tmp_path):
     project = Project(tmp_path)
     figures = {"fig3a": {"task": "digits-vgg16", "k": [0.4]}}
-    project.configure({**TINY, "cells_per_job": 1, "methods": ["fgp", "toy"], "figures": figures})
+    project.configure({**TINY, "methods": ["fgp", "toy"], "figures": figures})
     toy, run = tmp_path / "baselines/toy.py", tmp_path / "results/tiny"
     toy.write_text(TOY.replace("    import torch\n", '    import torch\n\n    raise ValueError("toy breaks")\n'))
     failed = project.snakemake("all_tables", "all_figures", "--cores", "2")

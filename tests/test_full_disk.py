@@ -28,7 +28,7 @@ cp -r results/tiny enough
 def test_a_disk_that_fills_up_and_is_cleared(tmp_path):
     can_mount(tmp_path)
     project = Project(tmp_path / "project")
-    project.configure({**TINY, "cells_per_job": 1, "methods": ["l1", "random"], "figures": {}})
+    project.configure({**TINY, "methods": ["l1", "random"], "figures": {}})
     results = project.folder / "results/tiny"
     done = project.snakemake(*RUN.split()[1:4])
     assert done.returncode == 0, done.stderr

@@ -123,7 +123,7 @@ def before():
     return all_keys()
 
 
-SCORED = every("score", "prune thinet", "prune dcfp")
+SCORED = every("score", "prune thinet", "prune dcfp") - every("score dcp", "score dcfp")  # these have scored while they trained
 TRAININGS = every("train", "own", "finetune", "scratch")
 SETTINGS = {
     "recipes/short/lr": (0.2, {s for s in every("finetune", "own dcp", "own aofp") if s.startswith(VGG)}),

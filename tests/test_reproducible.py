@@ -13,7 +13,6 @@ TASK = "digits-vgg16"
 CONFIG = {
     "run": "twice",
     "device": "cpu",
-    "cells_per_job": 50,
     "seeds": [0],
     "datasets": {"digits": {"source": "digits", "size": 32, "train_limit": 200, "test_limit": 100}},
     "recipes": {"short": {"epochs": 2, "batch_size": 25, "lr": 0.05, "crop_padding": 2, "flip": True}},

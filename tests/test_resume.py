@@ -221,7 +221,8 @@ def test_a_process_that_dies_while_it_saves_leaves_a_checkpoint(tmp_path, functi
     assert epoch_in(tmp_path) == epoch
     saved(tmp_path, 4)
     assert epoch_in(tmp_path) == 4
-    Checkpoint(tmp_path / "m", "k").delete()
+    with Checkpoint(tmp_path / "m", "k").results():
+        pass
     assert not list(tmp_path.iterdir())
 
 

@@ -1,17 +1,15 @@
 """Interrupted trainings of the command line: what a checkpoint is valid for, and what is not repeated."""
 
-import json
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_cli_train import WIDTH
+from test_codehash import clear
 
-import fgp
-from fgp import data
-from fgp.cli import main, training
+from fgp import codehash, data, tensorfiles
+from fgp.cli import main
 from fgp.train import Recipe
 
 
@@ -94,11 +92,12 @@ def test_what_has_no_part_in_the_training_keeps_the_key(key, digits, tmp_path, c
     assert ours == same
 
 
-def copied(path, to, tensors=lambda tensors: tensors, **entries):
-    """Write a safetensors file again with other tensors or other entries of the metadata."""
-    with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["fgp"])
-    save_file(tensors(load_file(path)), to, {"fgp": json.dumps(metadata | entries)})
+def copied(path, to, change=lambda tensors: tensors, **entries):
+    """Write a file of fgp again with other tensors or other entries of the metadata."""
+    tensors, about = tensorfiles.read(path)
+    own = {name: value.clone() for name, value in tensors.items()}
+    kept = {key: value for key, value in about.items() if key not in tensorfiles.RESERVED}
+    tensorfiles.write(to, change(own), kept | entries)
     return to
 
 
@@ -117,57 +116,90 @@ def test_the_content_of_the_inputs_counts_not_their_age(key, digits, pruned, tmp
     again = tmp_path / "again.safetensors"
     data.prepare("digits", again, train_limit=100, test_limit=60)
     assert of(again, pruned) == ours
-    assert of(digits, copied(pruned, tmp_path / "a", provenance={"finished": "later"})) == ours
+    assert again.read_bytes() != digits.read_bytes()
+    assert of(digits, copied(pruned, tmp_path / "a", provenance={"finished": "later"}, score_seconds=3.0)) == ours
     assert of(digits, copied(pruned, tmp_path / "b", one_more)) != ours
-    assert of(digits, copied(pruned, tmp_path / "c", plan={"features.0": [0, 2]})) != ours
-    assert of(copied(digits, tmp_path / "d", one_more), pruned) != ours
-    assert of(copied(digits, tmp_path / "e", mean=[0.5, 0.5, 0.5]), pruned) != ours
+    assert of(copied(digits, tmp_path / "c", one_more), pruned) != ours
+    assert of(copied(digits, tmp_path / "d", mean=[0.5, 0.5, 0.5]), pruned) != ours
+    assert of(copied(digits, tmp_path / "e", std=[0.5, 0.5, 0.5]), pruned) != ours
 
 
-def test_the_code_of_the_training_counts(key, digits, tmp_path, monkeypatch):
-    source = tmp_path / "source.py"
-    source.write_text("a")
-    monkeypatch.setattr(training, "sources", lambda *modules: [source])
-    ours = key(*words("train", TRAIN, digits, tmp_path / "m"))
-    assert key(*words("train", TRAIN, digits, tmp_path / "m")) == ours
-    source.write_text("b")
-    assert key(*words("train", TRAIN, digits, tmp_path / "m")) != ours
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A copy of the source, whose code a checkpoint's key is of."""
+    packages = {name: tmp_path / "source" / name for name in ("fgp", "baselines")}
+    for name, folder in packages.items():
+        shutil.copytree(codehash.PACKAGES[name], folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(codehash, "ROOT", tmp_path / "source")
+    monkeypatch.setattr(codehash, "PACKAGES", packages)
+    clear()
+    yield tmp_path / "source"
+    clear()
+
+
+STATEMENT = "\nedited = True\n"
+MEANS_THE_SAME = '\n# a comment\n"""A text that nothing uses."""\n'
 
 
 @pytest.mark.parametrize(
-    ("modules", "needed"),
+    ("file", "text", "subcommands"),
     [
-        (["fgp.cli.train"], {"fgp/cli/training.py", "fgp/models/vgg.py", "fgp/data/dataset.py", "fgp/checkpoint.py"}),
-        (["fgp.cli.stage", "baselines.slimming"], {"baselines/slimming.py", "fgp/train/hooks.py"}),
-        (["fgp.cli.stage", "baselines.cap"], {"baselines/cap.py", "baselines/slimming.py"}),
-        (["fgp.cli.stage", "baselines.aofp"], {"fgp/train/gradual.py", "fgp/scoring/ablation.py", "fgp/coupling.py"}),
+        ("fgp/train/loop.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/train/augment.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/cli/training.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/data/dataset.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/checkpoint.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/models/vgg.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/models/layers.py", STATEMENT, ["train", "slimming", "gradual"]),
+        ("fgp/cli/train.py", STATEMENT, ["train"]),
+        ("fgp/cli/stage.py", STATEMENT, ["slimming", "gradual"]),
+        ("fgp/train/gradual.py", STATEMENT, ["gradual"]),
+        ("fgp/coupling.py", STATEMENT, ["gradual"]),
+        ("baselines/slimming.py", STATEMENT, ["slimming"]),
+        ("baselines/frs.py", STATEMENT, ["gradual"]),
+        ("fgp/models/resnet.py", STATEMENT, []),
+        ("fgp/cli/score.py", STATEMENT, []),
+        ("fgp/scoring/rank.py", STATEMENT, []),
+        ("baselines/l1.py", STATEMENT, []),
+        ("fgp/train/loop.py", MEANS_THE_SAME, []),
+        ("fgp/models/vgg.py", MEANS_THE_SAME, []),
+        ("baselines/slimming.py", MEANS_THE_SAME, []),
     ],
 )
-def test_the_code_of_a_training_is_what_it_imports(modules, needed):
-    root = Path(fgp.__file__).parents[1]
-    files = {file.relative_to(root).as_posix() for file in training.sources(*modules)}
-    assert files >= needed | {f"{modules[0].replace('.', '/')}.py"}
-    assert not files & {"baselines/l1.py", "fgp/cli/score.py", "fgp/latency.py", "fgp/scoring/rank.py"}
-    assert not [name for name in files if not name.startswith(("fgp/", "baselines/"))]
+def test_the_code_of_the_training_counts(key, digits, tmp_path, sources, file, text, subcommands):
+    def keys():
+        clear()
+        given = {"train": TRAIN, "slimming": SLIMMING, "gradual": GRADUAL}
+        return {
+            name: key(*words("train" if name == "train" else "stage", flags, digits, tmp_path / "m"))
+            for name, flags in given.items()
+        }
+
+    before = keys()
+    assert keys() == before
+    with open(sources / file, "a") as source:
+        source.write(text)
+    after = keys()
+    assert [name for name in before if before[name] != after[name]] == subcommands
 
 
 @pytest.mark.parametrize(("subcommand", "flags"), [("train", TRAIN), ("stage", SLIMMING), ("stage", GRADUAL)])
-def test_a_training_is_not_repeated_when_a_later_one_of_its_process_failed(
-    digits, tmp_path, monkeypatch, capsys, subcommand, flags
-):
-    def run(second):
-        later = words("train", TRAIN, second, "b")
-        return main([str(word) for word in (*words(subcommand, flags, digits, "a"), "--device", "cpu", "then", *later)])
+def test_a_training_whose_results_cannot_be_written_is_not_repeated(digits, tmp_path, monkeypatch, capsys, subcommand, flags):
+    def run():
+        given = words(subcommand, flags | {"--curve": "curve.csv", "--checkpoint-seconds": 0}, digits, "a")
+        return main([str(word) for word in (*given, "--device", "cpu")])
 
     monkeypatch.chdir(tmp_path)
-    assert run("missing.safetensors") == 1
+    (tmp_path / "curve.csv").mkdir()
+    assert run() == 1
     assert (tmp_path / "a.checkpoint").exists()
     first = load_file("a")
     (tmp_path / "a").unlink()  # as Snakemake does
+    (tmp_path / "curve.csv").rmdir()
     capsys.readouterr()
-    assert run(digits) == 0
+    assert run() == 0
     assert "goes on after epoch 2\n" in capsys.readouterr().err
     again = load_file("a")
     assert first.keys() == again.keys()
     assert all(torch.equal(values, again[name]) for name, values in first.items())
-    assert {path.name for path in tmp_path.iterdir()} - {"p"} == {"a", "b"}
+    assert {path.name for path in tmp_path.iterdir()} - {"p"} == {"a", "curve.csv"}

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import fgp
-from fgp import provenance
-from fgp.cli import main, training
+from fgp import codehash, provenance
+from fgp.cli import main
 from fgp.files import read_json
 from fgp.train.resume import Checkpoint, Claim
 
@@ -46,7 +46,7 @@ TRAININGS = {
     "fine-tuning": ["finetune", "--weights", "pruned.safetensors", "--epochs", "16", "--metrics", "metrics.json"],
 }
 KILLS = 8
-CHANGING = {"finished", "seconds", "score_seconds", "train_seconds", "commit", "dirty"}
+CHANGING = {"finished", "seconds", "score_seconds", "train_seconds", "commit", "dirty", "seal"}
 CHECKPOINTS = ["model.safetensors.checkpoint", "model.safetensors.checkpoint.previous"]
 
 
@@ -269,16 +269,48 @@ def test_the_second_of_two_trainers_takes_over(inputs, undisturbed, tmp_path):
     assert_same(folder, expected)
 
 
-def test_the_key_covers_all_code_that_a_training_runs(inputs, tmp_path):
-    """What a real run has imported of this project is hashed: nothing is loaded by a way that the search does not see."""
+REPORT = """
+import inspect, json, sys, threading
+from pathlib import Path
+
+called = set()
+
+
+def see(frame, event, argument):
+    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function, not the body of a module or a class
+        called.add(frame.f_code.co_filename)
+
+
+from fgp.cli import main
+
+sys.setprofile(see)
+threading.setprofile(see)
+status = main(sys.argv[1:])
+sys.setprofile(None)
+loaded = [module.__file__ for module in sys.modules.values() if module.__name__.startswith(("fgp", "baselines"))]
+Path("files.json").write_text(json.dumps([loaded, sorted(called)]))
+sys.exit(status)
+"""
+
+
+def test_the_key_covers_all_code_that_a_training_runs(inputs, tmp_path, monkeypatch):
+    """Every file of this project is hashed in which a real run calls a function: nothing is called that the search does not see.
+
+    What it loads besides is what the package `fgp.scoring` offers to users.
+    """
+
+    def hashed(*modules):
+        files = set()
+        with monkeypatch.context() as patch:
+            patch.setattr(codehash, "_meaning", lambda file: files.add(str(file)) or "")
+            codehash.of.__wrapped__(*modules)
+        return files
+
     shutil.copytree(inputs, tmp_path / "run")
-    report = (
-        "import json, sys; from fgp.cli import main; status = main(sys.argv[1:])\n"
-        "files = [module.__file__ for module in sys.modules.values() if module.__name__.startswith(('fgp', 'baselines'))]\n"
-        "print(json.dumps(files)); sys.exit(status)"
-    )
-    program = [sys.executable, "-c", report, *command("gradual")]
-    done = subprocess.run(program, cwd=tmp_path / "run", stdout=subprocess.PIPE, check=True)
-    loaded = {Path(file) for file in json.loads(done.stdout) if file}
-    assert Path(fgp.__file__).parent / "train/loop.py" in loaded
-    assert loaded <= {*training.sources("fgp.cli.stage", "baselines.group_fisher")}
+    subprocess.run([sys.executable, "-c", REPORT, *command("gradual")], cwd=tmp_path / "run", check=True)
+    loaded, called = (set(files) for files in json.loads((tmp_path / "run/files.json").read_text()))
+    key = hashed("fgp.cli.stage", "fgp.models.vgg", "baselines.group_fisher")
+    package, root = Path(fgp.__file__).parent, str(codehash.ROOT)
+    assert {str(package / "train/loop.py"), str(package / "models/vgg.py")} <= called & loaded
+    assert {file for file in called if file.startswith((f"{root}/fgp/", f"{root}/baselines/"))} <= key
+    assert loaded <= key | hashed("fgp.scoring")

@@ -347,8 +347,8 @@ def test_results_without_records_of_how_they_were_made_are_checked_after_every_c
 
 def test_a_method_whose_rule_is_missing_is_told_though_tables_of_an_earlier_run_are_there(project):
     config, method = project.folder / "config/tiny.yaml", project.folder / "baselines/toy.py"
-    header = '"""Toy: none. Paper: none. Source: none."""\n\nfrom fgp.methods import Method\n\n'
-    method.write_text(header + 'METHOD = Method(label="Toy", own_rule="score")\n')
+    facts = 'from fgp.methods import Method\n\nMETHOD = Method(label="Toy", own_rule="score")\n'
+    method.write_text(f'"""Toy: none. Paper: none. Source: none."""\n\n{facts}')
     try:
         with edited(config, yaml.safe_dump(CONFIG | {"methods": [*CONFIG["methods"], "toy"]})):
             for target in ("all_tables", "all_figures", "all"):

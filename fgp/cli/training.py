@@ -81,9 +81,10 @@ def new_network(args: argparse.Namespace, dataset):
 def checkpoint(args: argparse.Namespace, device, model, *weights: str | None) -> Iterator:
     """Claim --out in this context and yield the `fgp.train.resume.Checkpoint` of this training; of several processes the leader.
 
-    What a checkpoint is valid for: the arguments that have a part in the training, the tensors of its input files, the code
-    that it runs, the versions of the packages and the engine; on the CPU, where a resumed training is bit-identical, the model
-    of the processor and the threads too. Not paths, tags and times: an input that was made again the same is the same.
+    What a checkpoint is valid for: the arguments that have a part in the training, the tensors of its input files and how images
+    are normalised, the code that it runs, the versions of the packages and the engine; on the CPU, where a resumed training is
+    bit-identical, the model of the processor and the threads too. Not paths, tags and times: an input that was made again the
+    same is the same.
 
     Args:
         args: the parsed command line.
@@ -96,11 +97,11 @@ def checkpoint(args: argparse.Namespace, device, model, *weights: str | None) ->
     """
     import torch
 
-    from fgp import provenance, tensorfiles
+    from fgp import data, provenance, tensorfiles
     from fgp.train import distributed
     from fgp.train.resume import Checkpoint, Claim
 
-    group, about = distributed.group(), provenance.collect()
+    group, about, header = distributed.group(), provenance.collect(), data.read_header(args.data)
     method = getattr(args, "method", None)
     modules = [f"fgp.cli.{args.subcommand}", f"fgp.models.{NETWORKS[model.fgp_spec.name].module}"]
     modules += [f"baselines.{method.replace('-', '_')}"] if method else []
@@ -108,6 +109,7 @@ def checkpoint(args: argparse.Namespace, device, model, *weights: str | None) ->
         "arguments": {name: value for name, value in vars(args).items() if name not in _NO_PART},
         "engine": [device.type, group.size, Engine.from_args(args).resolved(device, plain=True).model_dump()],
         "inputs": [tensorfiles.metadata(path)["digest"] for path in (args.data, *weights) if path],
+        "normalisation": [header.mean, header.std],
         "versions": about["versions"],
         "cpu": [about["hardware"]["cpu"], torch.get_num_threads()] if device.type == "cpu" else None,
         "code": codehash.of(*modules),

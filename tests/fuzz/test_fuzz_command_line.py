@@ -37,7 +37,11 @@ COMMANDS = {
     "plan-data": ("data", f"{PLAN} --data data"),
     "evaluate-weights": ("model", "evaluate --weights model --data data"),
     "evaluate-data": ("data", "evaluate --weights model --data data"),
-    "finetune-scores": ("scores", "finetune --weights model --scores scores --data data --epochs 1 --lr 1 --seed 0"),
+    "prune-scores": (
+        "scores",
+        "prune --weights model --scores scores --selection count-0.50 --write-plan out/plan --input-size 3 32 32",
+    ),
+    "finetune-weights": ("model", "finetune --weights model --data data --epochs 1 --lr 1 --seed 0"),
     "score-weights": ("model", "score --weights model --data data --method l1 --seed 0"),
 }
 
@@ -99,7 +103,9 @@ def test_the_sound_files_are_accepted(place, capsys, name):
 @pytest.mark.parametrize("seconds", ["soon", -1, []])
 def test_a_wrong_time_of_scoring_is_found_before_the_training(place, capsys, seconds):
     tensorfiles.write("scores", {"features.0": torch.ones(1)}, {"layers": ["features.0"], "seconds": seconds})
-    complains(words("finetune-scores"), "scores", capsys)
+    complains(words("prune-scores"), "scores", capsys)
+    fgp.save(fgp.load("model"), "model", score_seconds=seconds)
+    complains(words("finetune-weights"), "model", capsys)
 
 
 ZIPS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fgp_workflow.config import load
-from fgp_workflow.grid import Grid
-from fgp_workflow.inputs import read_grid, read_yaml
+from fgp_workflow.experiment import Experiment
+from fgp_workflow.inputs import read_experiment, read_yaml
 from strategies import broken, check_message, damaged, fuzz, outcome, time_limit
 
 from fgp import selections
@@ -72,7 +72,7 @@ HOSTILE = {
 
 def test_the_small_configuration_is_legal(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL)
-    assert read_grid(tmp_path / "small.yaml").cells
+    assert read_experiment(tmp_path / "small.yaml").cells
 
 
 @fuzz(300, broken(DEMO))
@@ -84,8 +84,8 @@ def test_values(raw):
         return
     again = load(config.model_dump(mode="json"), "demo.yaml")
     assert again == config
-    assert Grid(config).cells == Grid(again).cells
-    for cell in Grid(config).cells:
+    assert Experiment(config).cells == Experiment(again).cells
+    for cell in Experiment(config).cells:
         assert cell.selection == "unpruned" or selections.parse(cell.selection).name == cell.selection
 
 
@@ -103,9 +103,9 @@ def test_values_that_contain_each_other(key):
 def test_damaged_text(tmp_path, content):
     path = tmp_path / "small.yaml"
     path.write_bytes(content)
-    grid = outcome(read_grid, path, LINES)
-    if grid:
-        yaml.safe_dump(grid.config.model_dump(mode="json"))
+    experiment = outcome(read_experiment, path, LINES)
+    if experiment:
+        yaml.safe_dump(experiment.config.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -113,7 +113,7 @@ def test_hostile_text(tmp_path, name):
     path = tmp_path / "hostile.yaml"
     path.write_text(HOSTILE[name])
     with time_limit():
-        assert outcome(read_grid, path, LINES) is None
+        assert outcome(read_experiment, path, LINES) is None
         outcome(read_yaml, path)
     assert not Path("executed").exists()
 

@@ -15,7 +15,7 @@ VALID = {
     **{"dense_macs": 100, "dense_params": 80, "kept": {"a": 2, "b": 8}, "channels": {"a": 4, "b": 8}},
     **{"score_seconds": 0.5, "train_seconds": 3.0, "epochs": 1, "budget": "half"},
     "provenance": {
-        **{"command": "fgp train", "recipe": {"epochs": 1}, "code": "ab", "commit": None, "dirty": None},
+        **{"command": "fgp train", "recipe": {"epochs": 1}, "key": "ab-cd", "digest": "ef", "commit": None, "dirty": None},
         **{"versions": {"torch": "2", "smp": None}, "hardware": {"cpu": "x", "cores": 2, "device": "cpu"}},
         **{"threads": 1, "finished": "2025-01-01T00:00:00+00:00"},
     },

@@ -1,8 +1,8 @@
 """What `mutmut run` found: the share of killed mutants by module, and the survivors with the reasons why they live.
 
-`python tests/mutation/survivors.py` prints the table, writes it to `killed.csv` and brings `survivors.csv` up to date: mutants
-that live now are added without a reason, those that are killed now are taken away. It exits with status 1 while a reason is
-missing, a mutant was not tried, or fewer than 85 % are killed.
+`make mutation` runs it. It prints the table, writes it to `killed.csv` and brings `survivors.csv` up to date: mutants that live
+now are added without a reason, those that are killed now are taken away. Both are the report of that run; no test of the suite
+reads them. Its exit status is 1 while a reason is missing, a mutant was not tried, or fewer than 85 % are killed.
 """
 
 import csv
@@ -78,6 +78,7 @@ def main() -> int:
     _write(SURVIVORS, FIELDS, [dict(zip(FIELDS, (*key, reasons.get(key, "")), strict=True)) for key in alive])
     unexplained = sum(not reasons.get(key) for key in alive)
     print(f"{unexplained} of {len(alive)} survivors without a reason in {SURVIVORS.name}")
+    print(f"{counts['all'].total():,} mutants, {len(alive)} survivors: bring docs/mutation-testing.md up to date")
     untried = counts["all"]["not checked"]
     return int(bool(unexplained or untried) or float(table[-1]["percent"]) < LEAST_PERCENT)
 

@@ -51,6 +51,11 @@ def equal_macs(share: float, task: Task, method: str) -> str:
     return f"macs-{share:.4f}" + (f"-x{task.round_to}" if rounded else "")
 
 
+def own_recipe(task: Task, method: str) -> str:
+    """Return the recipe of a method's own training on a task."""
+    return task.stage_recipes.get(method, task.finetune if facts(method).start == "dense" else task.recipe)
+
+
 def figure4_ways(section: Figure4) -> dict[str, str]:
     """Return the selections that Figure 4 compares with their labels, as in the paper."""
     k, share, of = section.k, section.share, section.of

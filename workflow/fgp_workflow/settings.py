@@ -2,7 +2,7 @@
 
 import shlex
 
-from fgp_workflow.experiment import DENSE, Experiment, facts, module
+from fgp_workflow.experiment import DENSE, Experiment, facts, module, own_recipe
 
 
 class Settings:
@@ -44,12 +44,8 @@ class Settings:
         words += [] if about.start == "dense" else self._network(task)
         if about.kind == "gradual":
             words += ["--selection", selection, *self._tied(task)]
-        return _join(words + self._tags(task, method, selection) + self._training(self.own_recipe(task, method)))
-
-    def own_recipe(self, task: str, method: str) -> str:
-        """The recipe of a method's own training."""
-        section = self.experiment.tasks[task]
-        return section.stage_recipes.get(method, section.finetune if facts(method).start == "dense" else section.recipe)
+        recipe = own_recipe(self.experiment.tasks[task], method)
+        return _join(words + self._tags(task, method, selection) + self._training(recipe))
 
     def score(self, task: str, method: str) -> str:
         """Settings of `fgp score`."""

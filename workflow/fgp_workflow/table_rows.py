@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fgp.selections import parse
 from fgp_workflow import paper
 from fgp_workflow.config import Task
-from fgp_workflow.experiment import DENSE, Experiment, count, cumulative, equal_macs, facts, kind
+from fgp_workflow.experiment import DENSE, Experiment, count, cumulative, equal_macs, facts, kind, own_recipe
 
 OWN = "own"
 _STARTS = {"random": "from random weights", "dense": "on from the dense network"}
@@ -131,7 +131,6 @@ def _label(method: str) -> str:
 
 def _notes(method: str, task: _Task) -> tuple[str, ...]:
     """Return the footnotes to a method's name: what was completed by us, and what it trains besides what every method does."""
-    about, section = facts(method), task.section
-    default = section.finetune if about.start == "dense" else section.recipe
-    training = kind(method).note.format(start=_STARTS[about.start], recipe=section.stage_recipes.get(method, default))
+    about = facts(method)
+    training = kind(method).note.format(start=_STARTS[about.start], recipe=own_recipe(task.section, method))
     return tuple(filter(None, (about.approximate and f"approx.: {about.approximate}", training)))
