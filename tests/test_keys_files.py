@@ -95,6 +95,8 @@ def test_recorded_keys_are_found_in_results_of_every_stage(tmp_path):
     for path, key in (
         (tmp_path / "data/digits.safetensors", said["data"]),
         (seed / "slimming/sparse/model.safetensors", said["own"]),
+        (seed / "fgp" / MACS / "model.safetensors", said["cell"]),
+        (seed / "thinet" / MACS / "model.safetensors", "000000000010-0"),  # its metrics are gone
         (seed / "fgp" / MACS / "pruned.safetensors", said["pruned"]),
     ):
         fgp.save(network, path, provenance={"key": key})
@@ -103,6 +105,8 @@ def test_recorded_keys_are_found_in_results_of_every_stage(tmp_path):
         (tmp_path / VGG / "budgets.json", said["reach"]),
         (seed / "latency.json", said["speed"]),
         (seed / "fgp" / MACS / "metrics.json", said["cell"]),
+        (seed / "slimming/sparse/metrics.json", said["own"]),
+        (seed / "aofp" / MACS / "metrics.json", "000000000011-0"),  # its network is gone
         (seed / "dense/unpruned/metrics.json", None),
     ):
         write_sealed(path, {"provenance": {"key": key}})

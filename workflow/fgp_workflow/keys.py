@@ -23,6 +23,7 @@ from fgp_workflow.experiment import DENSE, Experiment, facts, kind, module
 from fgp_workflow.settings import Settings
 
 _FOLDERS = "fgp.data.folders"
+_WRITTEN_TOGETHER = {"model.safetensors": "metrics.json", "metrics.json": "model.safetensors"}
 _READERS = frozenset({_FOLDERS, *(read.__module__ for read in SOURCES.values())})
 
 
@@ -185,11 +186,16 @@ class Keys:
 
 
 def recorded(root: str) -> dict[str, str]:
-    """Return {hash of settings: key} of the results below `results/<run>`; what cannot be read is left out."""
+    """Return {hash of settings: key} of the results below `results/<run>`.
+
+    What cannot be read is left out, and so is a training of which the network or the metrics alone are there: it will be run again,
+    by the present code.
+    """
     found = {}
     for pattern in ("data/*.safetensors", "*/budgets.json", "*/*/latency.json", "*/*/*/*.safetensors", "*/*/*/*/*.*"):
         for path in Path(root).glob(pattern):
-            if path.suffix in (".json", ".safetensors") and path.name != "plan.json":
+            twin = _WRITTEN_TOGETHER.get(path.name, path.name)
+            if path.suffix in (".json", ".safetensors") and path.name != "plan.json" and path.with_name(twin).exists():
                 with contextlib.suppress(FgpError):
                     key = provenance.read(path).get("key")
                     if isinstance(key, str):

@@ -54,8 +54,14 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+# The rules that make a cell, by the kind of its method (fgp_workflow/kinds.py):
+#     criterion         train (the dense network), score, prune, finetune
+#     sparse-training   sparse_training, score, prune, finetune
+#     gradual           gradual (prunes while it trains), finetune
+#     architecture      train (another network in place of the dense one)
+#     scratch           scratch (trains the architecture that another method has pruned)
 def through(rule):
-    """A wildcard constraint: the methods whose cells pass through a rule."""
+    """A wildcard constraint: the methods whose cells pass through a rule, but those that bring one of their own in its place."""
     return one_of(EXPERIMENT.methods_through(rule))
 
 

@@ -1,4 +1,5 @@
-# Choose the channels that stay by their scores, and remove the others. Gradual methods do this in their own training.
+# Choose the channels that stay by their scores, and remove the others. Gradual methods do this in their own training. Only methods
+# that adjust the weights that stay (`repair`) look at images here, and take a GPU.
 
 
 rule prune:

@@ -111,6 +111,8 @@ if CONFIG.figures.fig1:
 
 rule report:
     input:
+        MARK,
+        CELLS,
         TABLES,
         FIGURES,
         captions=local(sorted(map(str, Path(workflow.basedir).glob("workflow/report/*.rst")))),
