@@ -188,8 +188,8 @@ class Keys:
 def recorded(root: str) -> dict[str, str]:
     """Return {hash of settings: key} of the results below `results/<run>`.
 
-    What cannot be read is left out, and so is a training of which the network or the metrics alone are there: it will be run again,
-    by the present code.
+    What cannot be read is left out, and so is a training of which the network or the metrics alone are there: it will be run
+    again, by the present code.
     """
     found = {}
     for pattern in ("data/*.safetensors", "*/budgets.json", "*/*/latency.json", "*/*/*/*.safetensors", "*/*/*/*/*.*"):
