@@ -10,7 +10,9 @@ from fgp_workflow.table_data import build
 from fgp_workflow.table_formats import write
 from made_up import experiment, row, table, task
 
-SAID = "were made by other code than the present and accepted by accept_code: 0123456789, abcdef0123-dirty"
+SAID = (
+    "were made by other code than the present, or from results of such, and accepted by accept_code: 0123456789, abcdef0123-dirty"
+)
 OTHER = {"accepted_code": True}
 ROWS = [
     row("a", "dense/unpruned", 0, 91.0),

@@ -117,5 +117,5 @@ def test_remarks_count_every_seed():
     assert cells.remarks(table(rows), wanted) == ("incomplete: 1 of 3 cells missing",)
     rows.append(row("b", "dense/unpruned", 0, 9.0, accepted_code=True, accepted_commits="bbb aaa"))
     rows[2] |= {"accepted_code": True, "accepted_commits": "not-asked-for"}
-    said = "1 of 3 cells were made by other code than the present and accepted by accept_code: aaa, bbb"
+    said = "1 of 3 cells were made by other code than the present, or from results of such, and accepted by accept_code: aaa, bbb"
     assert cells.remarks(table(rows), wanted) == (said,)
