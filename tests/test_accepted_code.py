@@ -11,9 +11,6 @@ from fgp_workflow.table_formats import write
 from made_up import experiment, row, table, task
 
 SAID = (
-    "were made by other code than the present, or from results of such, and accepted by accept_code: "
-    "0123456789, abcdef0123-dirty"
-)
     "were made by other code than the present, or from results of such, and accepted by accept_code: 0123456789, abcdef0123-dirty"
 )
 OTHER = {"accepted_code": True}
