@@ -147,8 +147,8 @@ def remarks(cells: pd.DataFrame, wanted: pd.MultiIndex) -> tuple[str, ...]:
         said.append(f"incomplete: {missing} of {len(wanted)} cells missing")
     if accepted := there["accepted_code"].sum():
         said.append(
-            f"{accepted} of {len(there)} cells were made by other code than the present, or from results of such, and accepted by "
-            f"accept_code: {', '.join(commits(there))}"
+            f"{accepted} of {len(there)} cells were made by other code than the present, or from results of such, and accepted "
+            f"by accept_code: {', '.join(commits(there))}"
         )
     return tuple(said)
 
