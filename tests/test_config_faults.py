@@ -72,7 +72,7 @@ def refusal(raw):
             "datasets.scenes.size: each side has 1 to 16384 pixels",
         ),
         ("datasets/digits32/classes", 11, "datasets.digits32.classes: 11, but digits has 10; give 2 to 10"),
-        ("datasets/scenes/classes", 3, "datasets.scenes.classes: only a classification set can be cut down"),
+        ("datasets/scenes", {"source": "camvid", "classes": 3}, "datasets.scenes.classes: only a classification set and scenes"),
         ("datasets/digits32/train_limit", 9, "datasets.digits32.train_limit: 9 images, but 10 classes; give at least 10"),
         ("datasets/digits32/test_limit", 9, "datasets.digits32.test_limit: 9 images, but 10 classes; give at least 10"),
         ("scoring/images", 9, "scoring.images: 9, but digits32 has 10 classes; give at least 10"),

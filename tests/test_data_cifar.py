@@ -45,5 +45,5 @@ def test_cifar_archive_with_another_checksum_is_refused(tmp_path, small_cifar100
     with pytest.raises(FgpError, match="checksum differs"):
         prepare("cifar100", tmp_path / "x", tmp_path)
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not the archive")
-    with pytest.raises(FgpError, match=r"cifar-10-python\.tar\.gz: checksum differs"):
+    with pytest.raises(FgpError, match=r"cifar-10-python\.tar\.gz: its checksum differs"):
         prepare("cifar10", tmp_path / "x", tmp_path)
