@@ -46,7 +46,7 @@ CELLS = PATHS.metrics(EXPERIMENT)
 MARK = PATHS.run("logs", "configuration", Keys(EXPERIMENT).results(resolved(CONFIG)))
 TABLES = expand(PATHS.run("tables", "table{table}.{format}"), table=EXPERIMENT.tables, format=["csv", "md", "tex", "html"])
 FIGURES = expand(PATHS.run("figures", "fig{figure}.{format}"), figure=EXPERIMENT.figures, format=["pdf", "png"])
-PRINTED = f"{workflow.basedir}/config/printed/tables.yaml"
+PRINTED = os.path.relpath(f"{workflow.basedir}/config/printed/tables.yaml")  # the same where the checkout is moved
 
 
 def one_of(names):

@@ -115,7 +115,7 @@ rule report:
         CELLS,
         TABLES,
         FIGURES,
-        captions=local(sorted(map(str, Path(workflow.basedir).glob("workflow/report/*.rst")))),
+        captions=local(sorted(map(os.path.relpath, Path(workflow.basedir).glob("workflow/report/*.rst")))),
         config=PATHS.run("config.yaml"),
     output:
         PATHS.run("report.html"),
