@@ -45,7 +45,7 @@ def test_on_demand_they_are_kept_and_what_is_new_is_made_from_them(project):
     dense = project.folder / RESULTS / "dense/unpruned/model.safetensors"
     trained = dense.stat().st_mtime_ns
     planned = project.snakemake("--cores", "2", "--dry-run", "all_tables", "--config", "accept_code=true").stdout
-    assert re.findall(r"\d +(\w+)  ", planned) == ["collect", "table", "all_tables"]
+    assert re.findall(r"\d +(\w+)  ", planned) == ["configuration", "collect", "table", "all_tables"]
 
     project.configure({**CONFIG, "methods": ["fgp", "l1"], "accept_code": True})
     done = project.snakemake("--cores", "2", "all_tables")
