@@ -45,7 +45,6 @@ def compare(one, other):
 
 @pytest.mark.slow
 def test_two_runs_of_a_reduced_demo_give_identical_cells(tmp_path):
-    """CI compares two runs of the whole demo in the same way."""
     one, other = (run(tmp_path / name) for name in ("one", "other"))
     same = compare(one, other)
     assert same.returncode == 0, same.stdout + same.stderr
