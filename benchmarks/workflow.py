@@ -240,7 +240,7 @@ def demo(run: Path) -> list[dict[str, object]]:
 
 
 def finished_log(run: Path) -> Log:
-    """Return Snakemake's log of the call that made a run: of those that ended with all jobs done, the one with most jobs.
+    """Return Snakemake's log of the call that made a run: of those that ended with all jobs done, the one with most jobs, the latest.
 
     Raises:
         FgpError: there is none.
@@ -250,7 +250,7 @@ def finished_log(run: Path) -> Log:
     finished = [text for text in texts if name in text and "steps (100%) done" in text and "Elapsed time:" in text]
     if not (run / "cells.csv").exists() or not finished:
         raise FgpError(f"{run}: no finished run; `make demo` makes results/demo, --run names another")
-    return parse_log(max(finished, key=lambda text: text.count("Finished jobid:")))
+    return parse_log(max(reversed(finished), key=lambda text: text.count("Finished jobid:")))
 
 
 def parse_log(text: str) -> Log:
