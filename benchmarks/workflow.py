@@ -240,7 +240,7 @@ def demo(run: Path) -> list[dict[str, object]]:
 
 
 def finished_log(run: Path) -> Log:
-    """Return Snakemake's log of the call that made a run: of those that ended with all jobs done, the one with most jobs, the latest.
+    """Return Snakemake's log of the call that made a run: of those that ended with all jobs done, the latest with most jobs.
 
     Raises:
         FgpError: there is none.
